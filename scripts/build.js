@@ -1,17 +1,26 @@
 // Builds dist/ (what is published) and build/ (tests, examples and scripts as JavaScript, for Node 20).
 // The library is emitted by tsc because it keeps the comments people audit; the command is bundled into one file.
-import { execFileSync } from 'node:child_process';
+// `--library` builds dist/ only, which is all that packing needs.
+import { spawnSync } from 'node:child_process';
 import { chmodSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const tsc = (...args) =>
-  execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...args], { cwd: root, stdio: 'inherit' });
+const folders = process.argv.includes('--library') ? ['dist'] : ['dist', 'build'];
 
-for (const folder of ['dist', 'build']) rmSync(join(root, folder), { recursive: true, force: true });
-tsc('-p', 'tsconfig.json');
+/** Runs the compiler, which prints what is wrong with the code itself: a stack trace of this script would bury it. */
+function tsc(project) {
+  const { status } = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', project], {
+    cwd: root,
+    stdio: 'inherit',
+  });
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+for (const folder of folders) rmSync(join(root, folder), { recursive: true, force: true });
+tsc('tsconfig.json');
 rmSync(join(root, 'dist/cli.d.ts'));
 await build({
   entryPoints: [join(root, 'cli.ts')],
@@ -20,8 +29,8 @@ await build({
   platform: 'node',
   format: 'esm',
   target: 'node20.19',
-  allowOverwrite: true,
+  allowOverwrite: true, // of what tsc emitted for cli.ts, which still imports ./mcp-auth.js
   logLevel: 'warning',
 });
 chmodSync(join(root, 'dist/cli.js'), 0o755);
-if (!process.argv.includes('--library')) tsc('-p', 'test/tsconfig.json');
+if (folders.includes('build')) tsc('test/tsconfig.json');

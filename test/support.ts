@@ -1,8 +1,10 @@
 // What more than one suite needs: the repository's root, keys, servers and processes. Nothing else.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { accessSync, constants } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { delimiter, join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { generateKeyPair } from 'mcp-auth-middleware';
@@ -66,4 +68,17 @@ export async function run(command: string, args: readonly string[], options: Run
   child.stdin.end(options.input);
   const [stdout, stderr, [code, signal]] = await Promise.all([buffer(child.stdout), buffer(child.stderr), once(child, 'close')]);
   return { code, signal, stdout: stdout.toString(), stderr: stderr.toString() };
+}
+
+/** Test options for a test that runs a program: without it the test is skipped, but in CI it runs and fails. */
+export function needs(program: string): { skip: string | false } {
+  const found = (process.env.PATH ?? '').split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+  return { skip: found || process.env.CI ? false : `${program} is not installed` };
 }

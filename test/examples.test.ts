@@ -1,0 +1,311 @@
+// Every example is run as its reader would run it: a process of its own, real keys, the official MCP client.
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
+import { before, describe, it, type TestContext } from 'node:test';
+import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import { Deployment } from 'kubernetes-models/apps/v1';
+import { Service } from 'kubernetes-models/v1';
+import { encryptToken } from 'mcp-auth-middleware';
+import { parse, parseAllDocuments } from 'yaml';
+import { keyPair, needs, root, run, type Scope, serve } from './support.js';
+
+const example = (name: string): string => join(root, 'build/examples', name);
+const cli = join(root, 'dist/cli.js');
+
+function temporaryFolder(scope: Scope): string {
+  const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
+  scope.after(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+async function keyFile(scope: Scope): Promise<string> {
+  const file = join(temporaryFolder(scope), 'mcp-private.json');
+  const { privateJwk } = await keyPair();
+  writeFileSync(file, JSON.stringify({ keys: [privateJwk] }), { mode: 0o600 });
+  return file;
+}
+
+async function token(claims: object): Promise<string> {
+  const { publicJwk } = await keyPair();
+  return encryptToken(claims, publicJwk);
+}
+
+/** Starts an example server on a free port and waits until it says where it listens. */
+async function start(scope: Scope, name: string, env: Record<string, string>): Promise<{ process: ChildProcess; url: string }> {
+  const child = spawn(process.execPath, [example(name)], {
+    env: { ...process.env, HOST: '127.0.0.1', PORT: '0', ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  scope.after(() => child.kill('SIGKILL'));
+  for await (const line of createInterface({ input: child.stdout })) {
+    const url = /(?:http|ws):\/\/\S+/.exec(line)?.[0];
+    if (url) return { process: child, url };
+  }
+  throw new Error(`${name} ended before it listened`);
+}
+
+async function callTool(
+  url: string,
+  bearer: string,
+  call: { name: string; arguments?: Record<string, unknown> },
+  mode: 'legacy' | 'auto' = 'legacy',
+): Promise<unknown> {
+  const client = new Client({ name: 'test', version: '1.0.0' }, { versionNegotiation: { mode } });
+  const requestInit = { headers: { Authorization: `Bearer ${bearer}` } };
+  await client.connect(new StreamableHTTPClientTransport(new URL(url), { requestInit }));
+  try {
+    return (await client.callTool(call)).content;
+  } finally {
+    await client.close();
+  }
+}
+
+describe('examples/server.ts', () => {
+  for (const mode of ['legacy', 'auto'] as const) {
+    it(`greets the user by name, protocol version negotiation "${mode}"`, async (t) => {
+      const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+      const bearer = await token({ sub: '1', name: 'Ada' });
+      assert.deepEqual(await callTool(url, bearer, { name: 'whoami' }, mode), [{ type: 'text', text: 'Hello, Ada!' }]);
+      const greet = { name: 'greet', arguments: { greeting: 'Good morning' } };
+      assert.deepEqual(await callTool(url, bearer, greet, mode), [{ type: 'text', text: 'Good morning, Ada!' }]);
+    });
+  }
+
+  it('never takes one of twenty simultaneous users for another', async (t) => {
+    const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const names = Array.from({ length: 20 }, (_, i) => `user ${i}`);
+    const answers = await Promise.all(names.map(async (name) => callTool(url, await token({ name }), { name: 'whoami' })));
+    assert.deepEqual(answers, names.map((name) => [{ type: 'text', text: `Hello, ${name}!` }]));
+  });
+
+  it('serves MCP at /mcp only, the probe to anyone and nothing else without a token', async (t) => {
+    const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const bearer = { Authorization: `Bearer ${await token({ name: 'Ada' })}` };
+    const rows: [path: string, headers: Record<string, string>, status: number][] = [
+      ['/healthz', {}, 200],
+      ['/healthz/', {}, 401],
+      ['/mcp', {}, 401],
+      ['/', {}, 401],
+      ['/', bearer, 404],
+      ['/mcp/', bearer, 404],
+    ];
+    for (const [path, headers, status] of rows) {
+      const response = await fetch(new URL(path, url), { method: 'POST', headers });
+      await response.arrayBuffer();
+      assert.equal(response.status, status, path);
+    }
+  });
+
+  it('does not start without a key file and says which setting is missing', async () => {
+    const { code, stderr } = await run(process.execPath, [example('server.js')], { env: { MCP_KEY_FILE_PATH: undefined } });
+    assert.notEqual(code, 0);
+    assert.match(stderr, /MCP_KEY_FILE_PATH/);
+  });
+
+  it('ends on SIGTERM with status 0 although a client keeps its connection', async (t) => {
+    const { process: child, url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    await (await fetch(new URL('/healthz', url))).arrayBuffer(); // fetch keeps the connection alive
+    const closed = once(child, 'close');
+    child.kill('SIGTERM');
+    assert.deepEqual(await closed, [0, null]);
+  });
+});
+
+describe('examples/gateway.ts', () => {
+  it('fetches the key, encrypts the claims and prints what the tool answered', async (t) => {
+    const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const { code, stdout, stderr } = await run(process.execPath, [example('gateway.js'), url]);
+    assert.deepEqual({ code, stdout, stderr }, { code: 0, stdout: 'Hello, Ada!\n', stderr: '' });
+  });
+
+  it('fails when there is no key set', async (t) => {
+    const { url } = await serve(t, (_req, res) => void res.writeHead(404).end());
+    const { code, stdout, stderr } = await run(process.execPath, [example('gateway.js'), `${url}/mcp`]);
+    assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
+    assert.match(stderr, /HTTP 404/);
+  });
+});
+
+describe('examples/upgrade.ts', () => {
+  /** Sends a WebSocket handshake and returns the answer with what followed it on the socket. */
+  async function handshake(url: string, headers: Record<string, string>): Promise<{ status: number; accept: string | undefined; frames: string }> {
+    const req = request(url.replace('ws:', 'http:'), {
+      headers: { Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13', 'Sec-WebSocket-Key': 'AAAAAAAAAAAAAAAAAAAAAA==', ...headers },
+    }).end();
+    return new Promise((resolve, reject) => {
+      req.once('error', reject);
+      req.once('response', (res) => {
+        res.resume();
+        resolve({ status: res.statusCode ?? 0, accept: undefined, frames: '' });
+      });
+      req.once('upgrade', (res, socket, head) => {
+        text(socket).then((rest) => {
+          resolve({ status: res.statusCode ?? 0, accept: res.headers['sec-websocket-accept'], frames: head.toString() + rest });
+        }, reject);
+      });
+    });
+  }
+
+  it('opens a WebSocket for a user and greets them over it', async (t) => {
+    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const { status, accept, frames } = await handshake(url, { Authorization: `Bearer ${await token({ name: 'Ada' })}` });
+    assert.equal(status, 101);
+    assert.equal(accept, createHash('sha1').update('AAAAAAAAAAAAAAAAAAAAAA==258EAFA5-E914-47DA-95CA-C5AB0DC85B11').digest('base64'));
+    assert.match(frames, /Hello, Ada!/);
+  });
+
+  it('refuses the handshake without a token, with a wrong one and with one in the query string', async (t) => {
+    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const bearer = await token({ name: 'Ada' });
+    assert.equal((await handshake(url, {})).status, 401);
+    assert.equal((await handshake(url, { Authorization: 'Bearer nonsense' })).status, 401);
+    assert.equal((await handshake(`${url}?access_token=${bearer}`, {})).status, 401);
+    assert.equal((await handshake(url, { Authorization: `Bearer ${bearer}` })).status, 101, 'still serves');
+  });
+});
+
+describe('examples/k8s-deployment.yaml', () => {
+  const file = join(root, 'examples/k8s-deployment.yaml');
+  // YAML 1.1, which Kubernetes reads: there 0440 is octal.
+  const [deployment, service] = parseAllDocuments(readFileSync(file, 'utf8'), { version: '1.1' }).map((document) => {
+    assert.deepEqual([document.errors, document.warnings], [[], []]);
+    return document.toJS();
+  });
+  const pod = deployment.spec.template.spec;
+  const [container] = pod.containers;
+  const [volume] = pod.volumes;
+  const [mount] = container.volumeMounts;
+  const env = Object.fromEntries(container.env.map(({ name, value }: { name: string; value: string }) => [name, value]));
+
+  it('is a Deployment and a Service as the Kubernetes schemas have them', () => {
+    new Deployment(deployment).validate();
+    new Service(service).validate();
+    assert.throws(() => new Deployment({ ...deployment, spec: { replicas: 1 } }).validate()); // the schemas do check
+  });
+
+  it('is understood by kubectl, the file mode as octal', needs('kubectl'), async () => {
+    // `label --local` reads and prints the objects without a cluster.
+    const { code, stdout, stderr } = await run('kubectl', ['label', '--local', '-o', 'json', '-f', file, 'checked=yes']);
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /"kind": "Deployment"/);
+    assert.match(stdout, /"defaultMode": 288\b/);
+    assert.match(stdout, /"kind": "Service"/);
+  });
+
+  it('routes the Service to the pods and the probes to the port the server listens on', () => {
+    assert.deepEqual(service.spec.selector, deployment.spec.selector.matchLabels);
+    assert.deepEqual(deployment.spec.template.metadata.labels, deployment.spec.selector.matchLabels);
+    const [port] = container.ports;
+    assert.equal(String(port.containerPort), env.PORT);
+    const [{ targetPort }] = service.spec.ports;
+    assert.deepEqual([targetPort, container.readinessProbe.httpGet.port, container.livenessProbe.httpGet.port], [port.name, port.name, port.name]);
+  });
+
+  it('gives the key to the server and to no one else', () => {
+    assert.equal(volume.secret.defaultMode, 0o440);
+    assert.equal(typeof pod.securityContext.fsGroup, 'number');
+    assert.equal(pod.securityContext.runAsNonRoot, true);
+    assert.equal(container.securityContext.readOnlyRootFilesystem, true);
+    assert.equal(mount.name, volume.name);
+    assert.equal(mount.readOnly, true);
+    assert.equal(mount.subPath, undefined, 'a subPath mount is never updated');
+  });
+
+  describe('with the Secret that the command prints', () => {
+    let secret: ReturnType<typeof parse>;
+    before(async () => {
+      const { code, stdout, stderr } = await run(process.execPath, [cli, 'k8s', '--ephemeral']);
+      assert.equal(code, 0, stderr);
+      secret = parse(stdout, { version: '1.1' });
+    });
+
+    it('agrees on the names', () => {
+      const [item] = volume.secret.items;
+      assert.equal(volume.secret.secretName, secret.metadata.name);
+      assert.equal(deployment.metadata.namespace, secret.metadata.namespace);
+      assert.deepEqual(Object.keys(secret.data ?? secret.stringData), [item.key]);
+      assert.equal(env.MCP_KEY_FILE_PATH, `${mount.mountPath}/${item.path}`);
+    });
+
+    it('starts the example server from the volume and answers its probes', async (t) => {
+      const folder = temporaryFolder(t);
+      const [item] = volume.secret.items;
+      const value = secret.stringData?.[item.key] ?? Buffer.from(secret.data[item.key], 'base64').toString();
+      // A Secret volume as the kubelet lays it out: file → ..data → a folder with a time in its name.
+      mkdirSync(join(folder, '..2026_01_01'));
+      writeFileSync(join(folder, '..2026_01_01', item.path), value);
+      chmodSync(join(folder, '..2026_01_01', item.path), volume.secret.defaultMode);
+      symlinkSync('..2026_01_01', join(folder, '..data'));
+      symlinkSync(join('..data', item.path), join(folder, item.path));
+
+      const { MCP_KEY_FILE_PATH, UV_THREADPOOL_SIZE } = env;
+      assert.equal(dirname(MCP_KEY_FILE_PATH), mount.mountPath);
+      const { url } = await start(t, 'server.js', { UV_THREADPOOL_SIZE, MCP_KEY_FILE_PATH: join(folder, item.path) });
+      for (const probe of [container.readinessProbe, container.livenessProbe]) {
+        const response = await fetch(new URL(probe.httpGet.path, url));
+        assert.equal(response.status, 200);
+        await response.arrayBuffer();
+      }
+      const { stdout } = await run(process.execPath, [example('gateway.js'), url]);
+      assert.equal(stdout, 'Hello, Ada!\n');
+    });
+  });
+});
+
+describe('npm start (scripts/demo.ts)', () => {
+  const demo = join(root, 'build/scripts/demo.js');
+
+  it('tells the whole story and leaves nothing behind', async (t) => {
+    const folder = temporaryFolder(t);
+    const { code, stdout, stderr } = await run(process.execPath, [demo], { env: { TMPDIR: folder } });
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
+    for (const expected of [/Keys generated/, /"kid": "/, /Hello, Ada!/, /HTTP 401/, /error="invalid_token"/, /Removed:/, /Done in/]) assert.match(stdout, expected);
+    assert.doesNotMatch(stdout, /[\w-]{100}/, 'no whole token and no key');
+    assert.doesNotMatch(stdout, /"(?:d|p|q|dp|dq|qi)":/, 'no private member');
+    assert.ok(!stdout.includes('\x1b'), 'no colour when it is not a terminal');
+    assert.deepEqual(readdirSync(folder), []);
+  });
+
+  it('says what went wrong and fails', async (t) => {
+    const folder = join(temporaryFolder(t), 'missing');
+    const { code, stderr } = await run(process.execPath, [demo], { env: { TMPDIR: folder } });
+    assert.equal(code, 1);
+    assert.match(stderr, /^error: .*missing/);
+  });
+
+  /** Starts the demo and does something to it once it shows a line. */
+  async function interrupt(t: TestContext, line: RegExp, act: (child: ChildProcess) => void): Promise<{ code: unknown; stderr: string; url: string | undefined; left: string[] }> {
+    const folder = temporaryFolder(t);
+    const child = spawn(process.execPath, [demo], { env: { ...process.env, TMPDIR: folder }, stdio: ['ignore', 'pipe', 'pipe'] });
+    t.after(() => child.kill('SIGKILL'));
+    const stderr = text(child.stderr);
+    const closed = once(child, 'close');
+    let url: string | undefined;
+    for await (const shown of createInterface({ input: child.stdout })) {
+      url ??= /http:\S+\/mcp/.exec(shown)?.[0];
+      if (line.test(shown)) act(child);
+    }
+    const [code] = await closed;
+    return { code, stderr: await stderr, url, left: readdirSync(folder) };
+  }
+
+  const rows: [when: string, line: RegExp][] = [
+    ['while the keys are being made', /^1\. /],
+    ['while the server runs', /MCP server at/],
+  ];
+  for (const [when, line] of rows) {
+    it(`leaves nothing behind when it is interrupted ${when}`, async (t) => {
+      const { code, stderr, url, left } = await interrupt(t, line, (child) => child.kill('SIGINT'));
+      assert.deepEqual({ code, stderr, left }, { code: 130, stderr: 'error: stopped by SIGINT\n', left: [] });
+      if (url) await assert.rejects(fetch(url), 'the server still runs');
+    });
+  }
+});

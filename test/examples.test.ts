@@ -119,6 +119,32 @@ describe('examples/server.ts', () => {
   });
 });
 
+describe('examples/express.ts', () => {
+  it('asks for a token everywhere but at the probe, and for the email claim', async (t) => {
+    const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const bearer = async (claims: object): Promise<Record<string, string>> => ({ Authorization: `Bearer ${await token(claims)}` });
+    const rows: [path: string, headers: Record<string, string>, status: number][] = [
+      ['/healthz', {}, 200],
+      ['/.well-known/jwks.json', {}, 200],
+      ['/me', {}, 401],
+      ['/me', await bearer({ name: 'Ada' }), 403],
+      ['/me', await bearer({ email: 'ada@example.com' }), 200],
+    ];
+    for (const [path, headers, status] of rows) {
+      const response = await fetch(new URL(path, url), { headers });
+      const body = await response.json().catch(() => undefined);
+      assert.equal(response.status, status, path);
+      if (path === '/me' && status === 200) assert.equal(body.email, 'ada@example.com');
+    }
+  });
+
+  it('knows the user in a tool although express.json() has read the body', async (t) => {
+    const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const answer = await callTool(url, await token({ email: 'ada@example.com' }), { name: 'whoami' });
+    assert.deepEqual(answer, [{ type: 'text', text: 'Hello, ada@example.com!' }]);
+  });
+});
+
 describe('examples/gateway.ts', () => {
   it('fetches the key, encrypts the claims and prints what the tool answered', async (t) => {
     const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });

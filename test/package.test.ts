@@ -178,7 +178,9 @@ describe('a strict TypeScript project', () => {
       exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, noImplicitOverride: true, noImplicitReturns: true,
       noFallthroughCasesInSwitch: true, noUnusedLocals: true, noUnusedParameters: true, allowUnreachableCode: false, allowUnusedLabels: false,
     },
+    files: ['vendored.ts', 'installed.ts'],
   };
+  const commonjs = { extends: '../tsconfig.json', compilerOptions: { verbatimModuleSyntax: false, noEmit: true }, files: ['main.cts'] };
   const compilers = { typescript59: '5.9', typescript6: '6', typescript: '7' };
   for (const [compiler, version] of Object.entries(compilers)) {
     it(`compiles the vendored file and the package's types with TypeScript ${version}, and serves`, async () => {
@@ -190,15 +192,18 @@ describe('a strict TypeScript project', () => {
         'tsconfig.json': JSON.stringify(tsconfig),
         'vendored.ts': greeter('./mcp-auth.js'),
         'installed.ts': greeter('mcp-auth-middleware'),
-        'commonjs.cts': "import library = require('mcp-auth-middleware');\nexport = library.withAuth;\n",
+        'commonjs/main.cts': "import { getUser, type AuthUser } from 'mcp-auth-middleware';\nexport const user: AuthUser = getUser();\n",
+        'commonjs/tsconfig.json': JSON.stringify(commonjs),
       });
       copyFileSync(join(root, 'mcp-auth.ts'), join(cwd, 'mcp-auth.ts'));
       mkdirSync(join(cwd, 'node_modules/@types'), { recursive: true });
       symlinkSync(join(root, 'node_modules/@types/node'), join(cwd, 'node_modules/@types/node'));
       symlinkSync(root, join(cwd, 'node_modules/mcp-auth-middleware'));
 
-      const { code, stdout } = await run(process.execPath, [tsc, '-p', '.'], { cwd });
-      assert.equal(code, 0, stdout);
+      for (const config of ['.', 'commonjs']) {
+        const { code, stdout } = await run(process.execPath, [tsc, '-p', config], { cwd });
+        assert.equal(code, 0, stdout);
+      }
       for (const file of ['vendored.js', 'installed.js']) {
         const { stdout, stderr } = await run(process.execPath, [join('out', file)], { cwd });
         assert.deepEqual({ stdout, stderr }, { stdout: '200 Hello, Ada!\n', stderr: '' }, file);

@@ -1,7 +1,7 @@
 // An MCP server that knows who is asking: node:http, the official MCP SDK and one line of middleware.
 //
 //   npx mcp-auth-middleware generate
-//   MCP_KEY_FILE_PATH=.keys/mcp-private.json node server.ts
+//   MCP_KEY_FILE_PATH=.keys/mcp-private.json node server.ts     # Node 22.18 or later; compile it for Node 20
 import { createServer } from 'node:http';
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';

@@ -19,6 +19,7 @@ import { keyPair, needs, root, run, type Scope, serve } from './support.js';
 
 const example = (name: string): string => join(root, 'build/examples', name);
 const cli = join(root, 'dist/cli.js');
+const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a program that is stuck fails its test, not the run
 
 function temporaryFolder(scope: Scope): string {
   const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
@@ -43,6 +44,7 @@ async function start(scope: Scope, name: string, env: Record<string, string>): P
   const child = spawn(process.execPath, [example(name)], {
     env: { ...process.env, HOST: '127.0.0.1', PORT: '0', ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
+    ...limit,
   });
   scope.after(() => child.kill('SIGKILL'));
   for await (const line of createInterface({ input: child.stdout })) {
@@ -310,7 +312,7 @@ describe('npm start (scripts/demo.ts)', () => {
   /** Starts the demo and does something to it once it shows a line. */
   async function interrupt(t: TestContext, line: RegExp, act: (child: ChildProcess) => void): Promise<{ code: unknown; stderr: string; url: string | undefined; left: string[] }> {
     const folder = temporaryFolder(t);
-    const child = spawn(process.execPath, [demo], { env: { ...process.env, TMPDIR: folder }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [demo], { env: { ...process.env, TMPDIR: folder }, stdio: ['ignore', 'pipe', 'pipe'], ...limit });
     t.after(() => child.kill('SIGKILL'));
     const stderr = text(child.stderr);
     const closed = once(child, 'close');

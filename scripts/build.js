@@ -2,12 +2,13 @@
 // The library is emitted by tsc because it keeps the comments people audit; the command is bundled into one file.
 // `--library` builds dist/ only, which is all that packing needs.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
+const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const folders = process.argv.includes('--library') ? ['dist'] : ['dist', 'build'];
 
 /** Runs the compiler, which prints what is wrong with the code itself: a stack trace of this script would bury it. */
@@ -29,6 +30,7 @@ await build({
   platform: 'node',
   format: 'esm',
   target: 'node20.19',
+  define: { VERSION: JSON.stringify(version) }, // the one file may be copied away from package.json
   allowOverwrite: true, // of what tsc emitted for cli.ts, which still imports ./mcp-auth.js
   logLevel: 'warning',
 });

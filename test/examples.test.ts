@@ -43,15 +43,16 @@ async function token(claims: object): Promise<string> {
 async function start(scope: Scope, name: string, env: Record<string, string>): Promise<{ process: ChildProcess; url: string }> {
   const child = spawn(process.execPath, [example(name)], {
     env: { ...process.env, HOST: '127.0.0.1', PORT: '0', ...env },
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
     ...limit,
   });
   scope.after(() => child.kill('SIGKILL'));
+  const stderr = text(child.stderr);
   for await (const line of createInterface({ input: child.stdout })) {
     const url = /(?:http|ws):\/\/\S+/.exec(line)?.[0];
     if (url) return { process: child, url };
   }
-  throw new Error(`${name} ended before it listened`);
+  throw new Error(`${name} ended before it listened: ${await stderr}`);
 }
 
 async function callTool(

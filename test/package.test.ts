@@ -31,7 +31,7 @@ async function npm(cwd: string, ...args: string[]): Promise<Finished> {
 
 const exported = [
   'AuthError', 'JWETokenVerifier', 'KeyError', 'authMiddleware', 'compactDecrypt', 'compactEncrypt', 'encryptToken', 'generateKeyPair',
-  'getAuth', 'getAuthInfo', 'getUser', 'jwkThumbprint', 'publicJwks', 'withAuth',
+  'getAuth', 'getAuthInfo', 'getUser', 'jwkThumbprint', 'publicJwks', 'withAuth', 'withAuthFetch',
 ];
 
 /** A whole server and its client in one file; it ends when it has greeted. */
@@ -97,8 +97,8 @@ describe('dist/', () => {
   it('mcp-auth.js keeps the comments that people audit', () => {
     const source = readFileSync(join(root, 'mcp-auth.ts'), 'utf8');
     const built = readFileSync(join(root, 'dist/mcp-auth.js'), 'utf8');
-    const [header] = source.split(/\n\s*\n/, 1);
-    assert.ok(header !== undefined && /^(\/\/|\/\*)/.test(header), 'the source starts with a comment');
+    const [header] = /^(?:\/\*[^]*?\*\/\n|\/\/.*\n)+/.exec(source) ?? [];
+    assert.ok(header, 'the source starts with a comment');
     assert.ok(built.startsWith(header));
     const comments = (text: string): string[] => text.split('\n').filter((line) => /^\s*(\/\/|\*|\/\*)/.test(line));
     assert.ok(comments(built).length > comments(source).length / 2); // those on types go with the types
@@ -205,8 +205,8 @@ describe('a strict TypeScript project', () => {
         assert.equal(code, 0, stdout);
       }
       for (const file of ['vendored.js', 'installed.js']) {
-        const { stdout, stderr } = await run(process.execPath, [join('out', file)], { cwd });
-        assert.deepEqual({ stdout, stderr }, { stdout: '200 Hello, Ada!\n', stderr: '' }, file);
+        const { code, stdout, stderr } = await run(process.execPath, [join('out', file)], { cwd });
+        assert.deepEqual({ file, code, stdout }, { file, code: 0, stdout: '200 Hello, Ada!\n' }, stderr);
       }
     });
   }
@@ -229,7 +229,7 @@ describe('unbuilt', () => {
       assert.match(generate.stdout, /^Keys generated/);
       assert.deepEqual(readdirSync(join(cwd, '.keys')).sort(), ['mcp-private.json', 'mcp-public.json']);
       const served = await run(program, [...args, 'server.ts'], { cwd });
-      assert.equal(served.stdout, '200 Hello, Ada!\n', served.stderr);
+      assert.deepEqual({ code: served.code, stdout: served.stdout }, { code: 0, stdout: '200 Hello, Ada!\n' }, served.stderr);
     });
   }
 });

@@ -376,7 +376,7 @@ function destroy(path: string): void {
   try {
     const { dev, ino, nlink } = fstatSync(descriptor);
     attempt(`overwrite ${path}, which is left where it is`, () => overwrite(descriptor));
-    if (nlink > 1) warn(`${path} has other names (hard links); what they name is overwritten too`);
+    if (nlink > 1) warn(`${path.replace(SUFFIX, '')} has other names (hard links); what they name is overwritten too`);
     attempt(`remove ${path}, though it is overwritten`, () => {
       const doomed = temporary(path);
       renameSync(path, doomed);
@@ -549,9 +549,11 @@ async function k8s(args: Args): Promise<void> {
   // A terminal keeps what it has shown, and somebody may be looking.
   if (process.stdout.isTTY && !args.has('show')) fail('this prints a private key: pipe it to kubectl, or add --show');
 
-  const make = encryptionKey(args);
   const instead = `print them with --from ${pairOf(args).privateFile}, or -f replaces them and destroys the old private key`;
-  const set = from === undefined ? asSet('the new key', JSON.parse(await (ephemeral ? make() : makePair(args, make, instead)))) : await readSet(from);
+  const make = encryptionKey(args);
+  const set = from === undefined
+    ? asSet('the new key', JSON.parse(await (ephemeral ? make() : makePair(args, make, instead))))
+    : await readSet(from);
   if (!set.keys.every(isPrivate)) fail(`${from} holds public keys; a server needs the private ones`);
   await published(from ?? 'the new key', set);
   // Base64 and not stringData: there is nothing in it that YAML could read in another way.
@@ -596,7 +598,7 @@ async function claimsOf(args: Args): Promise<Record<string, unknown>> {
     const [name, value] = cut(text, '=');
     if (!name || value === undefined) misuse('--claim is NAME=VALUE');
     if (claims.has(name)) misuse(`--claim ${name} is given twice`);
-    if (['exp', 'nbf', 'iat'].includes(name)) misuse(`--claim gives text, and ${name} is a number: use ${name === 'exp' ? '--ttl or ' : ''}--claims FILE`);
+    if (['exp', 'nbf', 'iat'].includes(name)) misuse(`--claim gives text and ${name} is a number: use --claims FILE, or --ttl for exp`);
     claims.set(name, value);
   }
   const file = args.value('claims');
@@ -611,7 +613,8 @@ async function token(args: Args): Promise<void> {
   const [issuer, audience] = [args.value('issuer'), args.value('audience')];
   const parts = [signer, issuer, audience].filter((value) => value !== undefined).length;
   if (parts > 0 && parts < 3) misuse('--sign, --issuer and --audience go together');
-  if ([args.value('key'), args.value('claims'), signer].filter((file) => file === '-').length > 1) misuse('only one file can be standard input');
+  const inputs = [args.value('key'), args.value('claims'), signer].filter((file) => file === '-');
+  if (inputs.length > 1) misuse('only one file can be standard input');
   const expiresIn = args.has('ttl') ? duration('--ttl', args.value('ttl') ?? '') : undefined;
   if (expiresIn === 0) misuse('--ttl is more than 0s');
 

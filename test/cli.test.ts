@@ -61,7 +61,7 @@ describe('arguments', { concurrency: 2 }, () => {
     [['token', '--claim', 'x'], /^error: --claim is NAME=VALUE\n/],
     [['token', '--claim', '=x'], /^error: --claim is NAME=VALUE\n/],
     [['token', '--claim', 'a=1', '--claim', 'a=2'], /^error: --claim a is given twice\n/],
-    [['token', '--claim', 'exp=1'], /^error: --claim gives text, and exp is a number: use --ttl or --claims FILE\n/],
+    [['token', '--claim', 'exp=1'], /^error: --claim gives text and exp is a number: use --claims FILE, or --ttl for exp\n/],
     [['token', '--ttl', '0s'], /^error: --ttl is more than 0s\n/],
     ...['0', '', '1', '1w', '1.5h', '-1h', '1h30m', ' 1h', '1H', '9999999999s'].map((ttl): [string[], RegExp] => [['token', `--ttl=${ttl}`], /^error: --ttl (is a duration|needs a value)/]),
     [['token', '--key', 'x', '--url', 'https://example.com'], /^error: --key and --url/],

@@ -1,5 +1,5 @@
 // The built command as the suites of it run it: dist/cli.js as a process of its own, in a folder of its own.
-import { cpSync, lstatSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, lstatSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { root, run, type Finished, type RunOptions, type Scope } from './support.js';
@@ -36,7 +36,7 @@ export const mode = (path: string): string => (lstatSync(path).mode & 0o7777).to
 /** For `skip`: why a test cannot run here. In CI nothing is skipped, and the test fails without its tool. */
 export function without(...tools: string[]): string | false {
   const paths = (process.env.PATH ?? '').split(delimiter);
-  const missing = tools.filter((tool) => !paths.some((path) => lstatSync(join(path, tool), { throwIfNoEntry: false })));
+  const missing = tools.filter((tool) => !paths.some((path) => existsSync(join(path, tool))));
   return missing.length > 0 && !process.env.CI ? `needs ${missing.join(', ')}` : false;
 }
 

@@ -6,8 +6,9 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { generateKeyPair } from 'mcp-auth-middleware';
+import { AuthError, generateKeyPair } from 'mcp-auth-middleware';
 
 /** The repository's root; the suites run from build/test/. */
 export const root: string = fileURLToPath(new URL('../..', import.meta.url));
@@ -81,4 +82,20 @@ export function needs(program: string): { skip: string | false } {
     }
   });
   return { skip: found || process.env.CI ? false : `${program} is not installed` };
+}
+
+/** Waits for what has no event of its own. */
+export async function until(condition: () => boolean): Promise<void> {
+  for (const end = Date.now() + 30_000; !condition();) {
+    if (Date.now() > end) throw new Error(`Not within 30 s: ${condition}`);
+    await sleep(2);
+  }
+}
+
+/** How an authentication ends: `accepted`, or the reason of the AuthError. */
+export function outcome(authentication: Promise<unknown>): Promise<string> {
+  return authentication.then(() => 'accepted', (error: unknown) => {
+    if (error instanceof AuthError) return error.reason;
+    throw error;
+  });
 }

@@ -71,17 +71,22 @@ export async function run(command: string, args: readonly string[], options: Run
   return { code, signal, stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
-/** Test options for a test that runs a program: without it the test is skipped, but in CI it runs and fails. */
-export function needs(program: string): { skip: string | false } {
-  const found = (process.env.PATH ?? '').split(delimiter).some((folder) => {
+/** The path of a program, as a shell would find it. */
+export function findProgram(program: string): string | undefined {
+  const paths = (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, program));
+  return paths.find((path) => {
     try {
-      accessSync(join(folder, program), constants.X_OK);
+      accessSync(path, constants.X_OK);
       return true;
     } catch {
       return false;
     }
   });
-  return { skip: found || process.env.CI ? false : `${program} is not installed` };
+}
+
+/** Test options for a test that runs a program: without it the test is skipped, but in CI it runs and fails. */
+export function needs(program: string): { skip: string | false } {
+  return { skip: findProgram(program) || process.env.CI ? false : `${program} is not installed` };
 }
 
 /** Waits for what has no event of its own. */

@@ -310,7 +310,12 @@ describe('k8s', { concurrency: 2 }, () => {
   });
 
   test('--from refuses a set that no server could use', async (t) => {
-    for (const input of [JSON.stringify(publicSet), '{"keys":[]}', '[]', 'null', '{"keys":[null]}', '']) {
+    const [jwk] = privateSet.keys;
+    const same = { keys: [jwk, jwk] };
+    const five = { keys: ['1', '2', '3', '4', '5'].map((kid) => ({ ...jwk, kid })) };
+    const mixed = { keys: [jwk, ...publicSet.keys.map((key) => ({ ...key, kid: 'other' }))] };
+    const broken = { keys: [{ ...jwk, d: jwk?.p }] };
+    for (const input of [...[publicSet, same, five, mixed, broken].map((set) => JSON.stringify(set)), '{"keys":[]}', '[]', 'null', '{"keys":[null]}', '']) {
       const { code, stdout, stderr } = await mcp(folder(t), ['k8s', '--from', '-'], { input });
       assert.deepEqual({ code, stdout }, { code: 1, stdout: '' }, input);
       assert.match(stderr, /^error: .+\n$/);
@@ -524,7 +529,7 @@ describe('token', { concurrency: 2 }, () => {
           res.writeHead(status, location ? { location } : {}).write(body || ' ');
           if (!hang) res.end();
         });
-        const { code, stdout, stderr } = await mcp(folder(t), ['token', '--url', `${url}/first?secret-of-mine`]);
+        const { code, stdout, stderr } = await mcp(folder(t), ['token', '--url', `${url}/first?secret-of-mine`], { timeout: 20_000 });
         assert.match(stderr, message);
         assert.doesNotMatch(stderr, /secret-of-mine/);
         assert.deepEqual({ code, stdout, asked }, { code: 1, stdout: '', asked: 1 });

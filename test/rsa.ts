@@ -1,5 +1,6 @@
 // Counts the RSA private operations of this process. Nothing is mocked: the runtime's own function does the work.
 import { webcrypto } from 'node:crypto';
+import type { Scope } from './support.js';
 
 /** What the library has asked of the runtime so far. */
 export const rsa: { started: number; running: number; most: number; keys: webcrypto.CryptoKey[] } = { started: 0, running: 0, most: 0, keys: [] };
@@ -7,13 +8,15 @@ export const rsa: { started: number; running: number; most: number; keys: webcry
 let gate: Promise<void> | undefined;
 
 /** Makes the operations that start from now on wait for the function it returns, so that a queue can be looked at while it stands. */
-export function hold(): () => void {
-  let release = (): void => {};
-  gate = new Promise((resolve) => { release = resolve; });
-  return () => {
+export function hold(scope: Scope): () => void {
+  let open = (): void => {};
+  gate = new Promise((resolve) => { open = resolve; });
+  const release = (): void => {
     gate = undefined;
-    release();
+    open();
   };
+  scope.after(release); // a failed test must not hold up the next
+  return release;
 }
 
 const { subtle } = webcrypto;

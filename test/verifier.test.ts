@@ -59,7 +59,7 @@ test('1,000 simultaneous requests with one new token cost one RSA operation', as
 test('200 simultaneous HTTP requests with one new token cost one RSA operation and all are answered', async (t) => {
   const { get, handled, arrived } = await start(t, { keys: privateJwk, ...ONE_LANE });
   const token = await mint('alice');
-  const release = hold();
+  const release = hold(t);
   const { started } = rsa;
   const answers = Array.from({ length: 200 }, () => get(token));
   await until(() => arrived() === 200);
@@ -236,12 +236,12 @@ test('getAuthInfo gives every request its own object', async (t) => {
   assert.deepEqual(infos.map(({ scopes }) => scopes), [['read', 'admin'], ['read', 'admin']]);
 });
 
-test('no more operations run at once than there are lanes, over all verifiers, and each with a CryptoKey of its own', async () => {
+test('no more operations run at once than there are lanes, over all verifiers, and each with a CryptoKey of its own', async (t) => {
   const subjects = [verifier(), verifier(), verifier({ keys: (await keyPair('other')).privateJwk })];
   const tokens = await mintAll(20);
   await until(() => rsa.running === 0);
   rsa.most = 0;
-  const release = hold();
+  const release = hold(t);
   const work = subjects.flatMap((subject, i) => tokens.slice(i).map((token) => outcome(subject.authenticate(token))));
   await until(() => rsa.running === lanes);
   assert.equal(new Set(rsa.keys).size, lanes);
@@ -250,10 +250,10 @@ test('no more operations run at once than there are lanes, over all verifiers, a
   assert.equal(rsa.most, lanes);
 });
 
-test('concurrency limits one verifier and leaves the other lanes to others', async () => {
+test('concurrency limits one verifier and leaves the other lanes to others', async (t) => {
   const [narrow, other] = [verifier({ concurrency: 1 }), verifier()];
   const tokens = await mintAll(10);
-  const release = hold();
+  const release = hold(t);
   await until(() => rsa.running === 0);
   const all = tokens.map((token) => narrow.authenticate(token));
   await until(() => rsa.running > 0);
@@ -275,11 +275,11 @@ test('new tokens are answered in the order in which they came', async () => {
   assert.deepEqual(order, Array.from({ length: 50 }, (_, i) => i));
 });
 
-test('a waiting verifier is not overtaken by one that came later', async () => {
+test('a waiting verifier is not overtaken by one that came later', async (t) => {
   const subjects = [verifier(), verifier()];
   const order: number[] = [];
   const tokens = await mintAll(3 * lanes);
-  const release = hold();
+  const release = hold(t);
   const all = tokens.map((token, i) => subjects[i % 2]?.authenticate(token).then(() => order.push(i)));
   release();
   await Promise.all(all);
@@ -301,7 +301,7 @@ test('in overload known tokens are served, new ones get 503 with Retry-After, an
   const { get, handled, events, arrived } = await start(t, { keys: privateJwk, concurrency: 1, maxPending: 2 });
   const [known, fresh] = [await mint('known'), await mint('fresh')];
   assert.equal((await get(known)).status, 200);
-  const release = hold();
+  const release = hold(t);
   const { started } = rsa;
   const forged = Array.from({ length: 50 }, () => get(forge()));
   await until(() => arrived() === 51 && events.filter(({ type }) => type === 'overloaded').length === 47);
@@ -325,7 +325,7 @@ test('in overload known tokens are served, new ones get 503 with Retry-After, an
 test('a client that goes away frees its place, costs nothing and never reaches the handler', async (t) => {
   const { get, handled, arrived, left } = await start(t, { keys: privateJwk, ...ONE_LANE });
   const [running = '', waiting = '', late = ''] = await mintAll(3);
-  const release = hold();
+  const release = hold(t);
   const { started } = rsa;
   const first = get(running);
   await until(() => rsa.running === 1);
@@ -348,7 +348,7 @@ test('a client that goes away frees its place, costs nothing and never reaches t
 test('a place that two clients share stays until both are gone', async (t) => {
   const { get, handled, arrived, left } = await start(t, { keys: privateJwk, ...ONE_LANE });
   const [running = '', shared = ''] = await mintAll(2);
-  const release = hold();
+  const release = hold(t);
   const first = get(running);
   await until(() => rsa.running === 1);
   const gone = new AbortController();
@@ -364,7 +364,7 @@ test('a place that two clients share stays until both are gone', async (t) => {
   assert.deepEqual(handled, ['user 0', 'user 1']);
 });
 
-test('an aborted fetch request frees its place as well', async () => {
+test('an aborted fetch request frees its place as well', async (t) => {
   const subject = verifier(ONE_LANE);
   const handled: unknown[] = [];
   const handler = withAuthFetch(() => {
@@ -373,7 +373,7 @@ test('an aborted fetch request frees its place as well', async () => {
   }, { verifier: subject });
   const [running = '', waiting = '', late = ''] = await mintAll(3);
   const ask = (token: string, signal?: AbortSignal): Promise<Response> => handler(new Request('http://server/', { headers: { authorization: `Bearer ${token}` }, signal: signal ?? null }));
-  const release = hold();
+  const release = hold(t);
   const { started } = rsa;
   const gone = new AbortController();
   const [first, second] = [ask(running), ask(waiting, gone.signal)];
@@ -387,11 +387,11 @@ test('an aborted fetch request frees its place as well', async () => {
   assert.equal(rsa.started - started, 2);
 });
 
-test('a key that expires while an operation is under way neither answers nor fills the cache', async () => {
+test('a key that expires while an operation is under way neither answers nor fills the cache', async (t) => {
   let now = 1_800_000_000;
   const subject = verifier({ keys: { ...privateJwk, exp: now + 10 }, now: () => now });
   const token = await mint('alice', { iat: now, exp: now + 3600 });
-  const release = hold();
+  const release = hold(t);
   const answer = outcome(subject.authenticate(token));
   await until(() => rsa.running === 1);
   now += 10;

@@ -24,7 +24,7 @@ import {
   constants, createCipheriv, createDecipheriv, createPrivateKey, createPublicKey, generateKeyPair as generateRsa, hash,
   type KeyObject, privateDecrypt, publicEncrypt, randomBytes, sign, verify, webcrypto,
 } from 'node:crypto';
-import { closeSync, constants as files, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants as files, fstatSync, openSync, readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { availableParallelism } from 'node:os';
@@ -40,25 +40,10 @@ export type SignatureAlg = 'RS256' | 'PS256' | 'ES256' | 'EdDSA' | 'Ed25519';
 
 /** A JSON Web Key (RFC 7517). `iat`, `nbf` and `exp` are NumericDates: seconds since the epoch. */
 export interface Jwk {
-  kty: string;
-  kid?: string | undefined;
-  alg?: string | undefined;
-  use?: string | undefined;
-  key_ops?: string[] | undefined;
-  n?: string | undefined;
-  e?: string | undefined;
-  d?: string | undefined;
-  p?: string | undefined;
-  q?: string | undefined;
-  dp?: string | undefined;
-  dq?: string | undefined;
-  qi?: string | undefined;
-  crv?: string | undefined;
-  x?: string | undefined;
-  y?: string | undefined;
-  iat?: number | undefined;
-  nbf?: number | undefined;
-  exp?: number | undefined;
+  kty: string; kid?: string; alg?: string; use?: string; key_ops?: string[];
+  n?: string; e?: string; d?: string; p?: string; q?: string; dp?: string; dq?: string; qi?: string;
+  crv?: string; x?: string; y?: string;
+  iat?: number; nbf?: number; exp?: number;
 }
 /** A JWK Set (RFC 7517 §5). */
 export interface JwkSet { keys: Jwk[] }
@@ -74,13 +59,8 @@ export interface JweHeader { alg: RsaAlg; enc: 'A256GCM'; kid?: string; cty?: st
 
 /** The claims of a user: deep-frozen, null-prototype, so that a missing claim is `undefined` whatever its name. */
 export interface AuthUser {
-  readonly iss?: string;
-  readonly sub?: string;
-  readonly aud?: string | readonly string[];
-  readonly exp?: number;
-  readonly nbf?: number;
-  readonly iat?: number;
-  readonly jti?: string;
+  readonly iss?: string; readonly sub?: string; readonly aud?: string | readonly string[]; readonly jti?: string;
+  readonly exp?: number; readonly nbf?: number; readonly iat?: number;
   readonly [claim: string]: unknown;
 }
 
@@ -101,15 +81,10 @@ export interface Auth {
   readonly expiresAt?: number;
 }
 
-/** What both MCP SDKs read from `req.auth`. `expiresAt` in seconds since the epoch; `extra` holds the claims. */
+/** What the MCP SDKs read from `req.auth`. `expiresAt` in seconds since the epoch; `extra` holds the claims. */
 export interface AuthInfo {
-  token: string;
-  clientId: string;
-  scopes: string[];
-  expiresAt?: number;
-  resource?: URL;
-  resourceMetadataUrl?: string;
-  extra: Record<string, unknown>;
+  token: string; clientId: string; scopes: string[]; expiresAt?: number;
+  resource?: URL; resourceMetadataUrl?: string; extra: Record<string, unknown>;
 }
 
 /** An issuer whose signature counts. `audience` overrides {@link VerifierOptions.audience}. */
@@ -170,11 +145,7 @@ export interface AuthOptions extends VerifierOptions {
 /** What happened, for logs and metrics. Holds no token, no claim value and no key material. */
 export interface AuthEvent {
   readonly type: 'accepted' | 'rejected' | 'overloaded' | 'keys.loaded' | 'keys.failed' | 'issuer.fetched' | 'issuer.failed';
-  readonly reason?: string;
-  readonly status?: number;
-  readonly keyId?: string;
-  readonly issuer?: string;
-  readonly cached?: boolean;
+  readonly reason?: string; readonly status?: number; readonly keyId?: string; readonly issuer?: string; readonly cached?: boolean;
   /** New tokens waiting for decryption. */
   readonly pending?: number;
   readonly durationMs?: number;
@@ -201,6 +172,7 @@ const REFUSALS = {
   origin: ['invalid_request', 403, 'This Origin is not allowed; the server sets which ones are with cors.origin'],
   method: ['invalid_request', 405, 'This document is read with GET or HEAD'],
   session: ['invalid_request', 404, 'Session not found'],
+  gone: ['temporarily_unavailable', 503, 'The client has left'],
   overloaded: ['temporarily_unavailable', 503, 'Too many new access tokens are waiting; try again'],
   no_key: ['temporarily_unavailable', 503, 'No decryption key is valid at this time; try again'],
   issuer_unavailable: ['temporarily_unavailable', 503, 'The keys of the token issuer cannot be read; try again'],
@@ -226,7 +198,8 @@ export class AuthError extends Error {
   }
 }
 
-export type KeyErrorCode = 'missing' | 'unreadable' | 'malformed' | 'public_only' | 'private' | 'unsupported' | 'weak' | 'inconsistent' | 'too_many' | 'expired' | 'option';
+export type KeyErrorCode = 'missing' | 'unreadable' | 'malformed' | 'public_only' | 'private' | 'unsupported' | 'weak'
+  | 'inconsistent' | 'too_many' | 'expired' | 'option';
 
 /** Bad configuration or key material. The message says what is wrong and what to do, and shows no private member. */
 export class KeyError extends Error {
@@ -304,13 +277,12 @@ function parseJwe(jwe: unknown): CompactJwe {
 // ## Audit surface: keys
 // ----------------------
 
-interface PublicMembers { kty: 'RSA'; n: string; e: string; kid: string; alg: RsaAlg; use: 'enc' }
-interface PrivateMembers { kty: 'RSA'; n: string; e: string; d: string; p: string; q: string; dp: string; dq: string; qi: string }
-interface PublicKey { kid: string; alg: RsaAlg; modulusOctets: number; publicKey: KeyObject; publicJwk: PublicMembers }
+interface PublicKey { alg: RsaAlg; modulusOctets: number; publicKey: KeyObject; publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>> }
 
 interface DecryptionKey extends PublicKey {
-  /** A clean copy of the private members, for the lanes. */
-  privateJwk: PrivateMembers;
+  kid: string;
+  /** The private members and no others, for the lanes. */
+  privateJwk: Jwk;
   /** One CryptoKey per lane: the runtime serializes the operations on one key. */
   lanes: Promise<webcrypto.CryptoKey>[];
   /** When it may be published: nbf, else iat, else at once. */
@@ -321,8 +293,10 @@ interface DecryptionKey extends PublicKey {
   live: boolean;
 }
 
+const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
+
 /** A big-endian integer in canonical form: no leading zero octet (RFC 7518 §2, Base64urlUInt). */
-function readUint(jwk: Jwk, member: 'n' | 'e' | 'd' | 'p' | 'q' | 'dp' | 'dq' | 'qi', where: string): bigint {
+function readUint(jwk: Jwk, member: 'n' | 'e' | typeof PRIVATE_MEMBERS[number], where: string): bigint {
   const text: unknown = jwk[member];
   const bytes = isString(text) ? decodeBase64url(text) : undefined;
   if (!bytes?.length || bytes[0] === 0) {
@@ -367,11 +341,11 @@ export function jwkThumbprint(jwk: Jwk): string {
 }
 
 /** Builds from n and e alone: what is published comes from the public key object, never from a private JWK less some members. */
-function buildPublic(jwk: Jwk, alg: RsaAlg, octets: number): PublicKey {
+function buildPublic(jwk: Jwk, alg: RsaAlg, modulusOctets: number): PublicKey {
   const publicKey = createPublicKey({ key: { kty: 'RSA', n: jwk.n ?? '', e: jwk.e ?? '' }, format: 'jwk' });
   const { n = '', e = '' } = publicKey.export({ format: 'jwk' });
   const kid = jwk.kid ?? jwkThumbprint({ kty: 'RSA', n, e });
-  return { kid, alg, modulusOctets: octets, publicKey, publicJwk: { kty: 'RSA', n, e, kid, alg, use: 'enc' } };
+  return { alg, modulusOctets, publicKey, publicJwk: { kty: 'RSA', n, e, kid, alg, use: 'enc' } };
 }
 
 function importPublic(jwk: Jwk, where: string): PublicKey {
@@ -384,18 +358,18 @@ function importPrivate(jwk: Jwk, where: string): DecryptionKey {
   const alg = readPurpose(jwk, ['decrypt', 'unwrapKey'], where);
   const { n, octets } = readModulus(jwk, where);
   if (!('d' in jwk)) throw new KeyError('public_only', `${where}: is a public key; the server needs the private one (mcp-private.json)`);
-  const [d, p, q, dp, dq, qi] = (['d', 'p', 'q', 'dp', 'dq', 'qi'] as const).map((member) => readUint(jwk, member, where)) as [bigint, bigint, bigint, bigint, bigint, bigint];
-  const consistent = p > 1n && q > 1n && p !== q && p * q === n && d < n && qi < p && (d * 65537n) % (p - 1n) === 1n && (d * 65537n) % (q - 1n) === 1n
-    && dp === d % (p - 1n) && dq === d % (q - 1n) && (qi * q) % p === 1n;
+  const [d, p, q, dp, dq, qi] = PRIVATE_MEMBERS.map((member) => readUint(jwk, member, where)) as [bigint, bigint, bigint, bigint, bigint, bigint];
+  const consistent = p > 1n && q > 1n && p !== q && p * q === n && d < n && qi < p && dp === d % (p - 1n) && dq === d % (q - 1n)
+    && (d * 65537n) % (p - 1n) === 1n && (d * 65537n) % (q - 1n) === 1n && (qi * q) % p === 1n;
   if (!consistent) throw new KeyError('inconsistent', `${where}: its members do not belong together; restore it from a backup or generate a new key`);
   for (const time of ['iat', 'nbf', 'exp'] as const) {
     if (jwk[time] !== undefined && !isNumber(jwk[time])) throw new KeyError('malformed', `${where}: "${time}" must be a number of seconds since the epoch`);
   }
-  const { d: D = '', p: P = '', q: Q = '', dp: DP = '', dq: DQ = '', qi: QI = '' } = jwk;
   const known = buildPublic(jwk, alg, octets);
-  const { n: N, e: E } = known.publicJwk;
+  const { kid, n: modulus, e } = known.publicJwk;
+  const members = Object.fromEntries(PRIVATE_MEMBERS.map((member) => [member, jwk[member]]));
   return {
-    ...known, privateJwk: { kty: 'RSA', n: N, e: E, d: D, p: P, q: Q, dp: DP, dq: DQ, qi: QI },
+    ...known, kid, privateJwk: { kty: 'RSA', n: modulus, e, ...members },
     lanes: [], start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity, live: true,
   };
 }
@@ -421,26 +395,26 @@ function importPrivateSet(set: unknown, where: string, now: number): DecryptionK
   return keys;
 }
 
-/** The newest key whose time has come; when none has (a clock behind the generator's), the one that comes first. */
-function activeKey<K extends { start: number }>(keys: readonly K[], now: number): K | undefined {
-  const begun = keys.filter((key) => key.start <= now);
-  const newest = (best: K, key: K): K => (key.start > best.start ? key : best);
-  const first = (best: K, key: K): K => (key.start < best.start ? key : best);
-  const [some] = begun.length ? begun : keys;
-  return some && (begun.length ? begun.reduce(newest, some) : keys.reduce(first, some));
+/** The newest unexpired key whose time has come; when none has (a clock behind the generator's), the one that comes first. */
+function activeKey<K extends { start: number; exp: number }>(keys: readonly K[], now: number): K | undefined {
+  const usable = keys.filter((key) => now < key.exp);
+  const [newest] = usable.filter((key) => key.start <= now).sort((a, b) => b.start - a.start);
+  return newest ?? usable.sort((a, b) => a.start - b.start)[0];
 }
+
+function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk'>[], now: number): JwkSet {
+  const active = activeKey(keys, now);
+  return { keys: active ? [{ ...active.publicJwk }] : [] };
+}
+
+const oaep = (key: PublicKey, half: KeyObject) => ({ key: half, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: OAEP[key.alg].node });
 
 /** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
-function sealProbe(key: PublicKey): { probe: Buffer; sealed: Buffer } {
-  const probe = randomBytes(32);
-  return { probe, sealed: publicEncrypt({ key: key.publicKey, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: OAEP[key.alg].node }, probe) };
-}
-
 function selfTest(key: DecryptionKey, where: string): void {
-  const { probe, sealed } = sealProbe(key);
+  const probe = randomBytes(32);
   try {
     const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
-    if (privateDecrypt({ key: privateKey, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: OAEP[key.alg].node }, sealed).equals(probe)) return;
+    if (privateDecrypt(oaep(key, privateKey), publicEncrypt(oaep(key, key.publicKey), probe)).equals(probe)) return;
   } catch { /* OpenSSL's text says nothing to a user */ }
   throw new KeyError('inconsistent', `${where}: does not decrypt what it encrypts; restore it from a backup or generate a new key`);
 }
@@ -451,11 +425,8 @@ function selfTest(key: DecryptionKey, where: string): void {
  * @throws KeyError when the set holds anything but sound RSA encryption keys
  */
 export function publicJwks(set: JwkSet | Jwk): JwkSet {
-  const now = Date.now() / 1000;
-  const keys = [...listKeys(set, 'JWK Set')].map(([jwk, where]) =>
-    'd' in jwk ? importPrivate(jwk, where) : { ...importPublic(jwk, where), start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity });
-  const active = activeKey(keys.filter((key) => now < key.exp), now);
-  return { keys: active ? [{ ...active.publicJwk }] : [] };
+  return publish([...listKeys(set, 'JWK Set')].map(([jwk, where]) =>
+    'd' in jwk ? importPrivate(jwk, where) : { ...importPublic(jwk, where), start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity }), Date.now() / 1000);
 }
 
 const generateRsaPair = promisify(generateRsa);
@@ -465,14 +436,15 @@ const generateRsaPair = promisify(generateRsa);
  * @param options `modulusLength` in bits (4096), `alg` (RSA-OAEP-256)
  * @throws KeyError for a size or algorithm outside the lists
  */
-export async function generateKeyPair(options: { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg } = {}): Promise<{ privateJwk: RsaPrivateJwk; publicJwk: RsaPublicJwk }> {
+export async function generateKeyPair(
+  options: { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg } = {},
+): Promise<{ privateJwk: RsaPrivateJwk; publicJwk: RsaPublicJwk }> {
   const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
   if (![2048, 3072, 4096].includes(modulusLength)) throw new KeyError('option', 'modulusLength must be 2048, 3072 or 4096');
   if (!isRsaAlg(alg)) throw new KeyError('option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
   const { privateKey } = await generateRsaPair('rsa', { modulusLength, publicExponent: 65537 });
-  const exported = privateKey.export({ format: 'jwk' });
-  const { publicJwk, privateJwk } = importPrivate({ ...exported, kty: 'RSA', alg }, 'generated key');
-  return { privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) }, publicJwk };
+  const { publicJwk, privateJwk } = importPrivate({ ...privateKey.export({ format: 'jwk' }), kty: 'RSA', alg }, 'generated key');
+  return { privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) } as RsaPrivateJwk, publicJwk };
 }
 
 // ## Audit surface: JWE
@@ -516,7 +488,7 @@ function inLane<T>(share: Share, task: (lane: number) => Promise<T>): { done: Pr
   });
   const leave = (): boolean => {
     const index = tickets.findIndex((other) => other === ticket);
-    if (index >= 0) tickets.splice(index, 1)[0]?.cancel(new AuthError('overloaded'));
+    if (index >= 0) tickets.splice(index, 1)[0]?.cancel(new AuthError('gone'));
     return index >= 0;
   };
   return { done, leave };
@@ -543,13 +515,13 @@ async function openJwe(jwe: CompactJwe, key: DecryptionKey, lane: number): Promi
 /** The keys a token may be for, the published one first. The encrypted key is exactly as long as the modulus (RFC 8017 §7.1.2). */
 function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: number): DecryptionKey[] {
   const { kid, alg } = jwe.header;
+  const active = activeKey(keys, now);
+  if (!active) throw new AuthError('no_key');
   const usable = keys.filter((key) => now < key.exp);
-  if (usable.length === 0) throw new AuthError('no_key');
   const named = kid === undefined ? usable : usable.filter((key) => key.kid === kid);
   if (named.length === 0) throw new AuthError('unknown_key');
   const fitting = named.filter((key) => key.alg === alg && key.modulusOctets === jwe.encryptedKey.length);
   if (fitting.length === 0) throw new AuthError('malformed');
-  const active = activeKey(usable, now);
   return fitting.sort((a, b) => Number(b === active) - Number(a === active));
 }
 
@@ -592,12 +564,13 @@ export async function compactDecrypt(jwe: string, keys: RsaPrivateJwk | JwkSet):
  * @throws KeyError for an unsound or a private key
  */
 export function compactEncrypt(plaintext: Uint8Array, jwk: RsaPublicJwk, header: { cty?: string; typ?: string } = {}): string {
-  const { alg, kid, publicKey } = importPublic(jwk, 'recipient');
+  const key = importPublic(jwk, 'recipient');
+  const { alg, kid } = key.publicJwk;
   const { cty, typ } = header;
   const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
   const cek = randomBytes(32);
   const iv = randomBytes(12);
-  const encryptedKey = publicEncrypt({ key: publicKey, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: OAEP[alg].node }, cek);
+  const encryptedKey = publicEncrypt(oaep(key, key.publicKey), cek);
   const cipher = createCipheriv('aes-256-gcm', cek, iv, { authTagLength: 16 }).setAAD(Buffer.from(aad, 'ascii'));
   const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()]);
   return [aad, ...[encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'))].join('.');
@@ -630,15 +603,14 @@ function signatureAlg(jwk: Jwk, operation: 'sign' | 'verify', algorithms: readon
 }
 
 /** Undefined for a key that is foreign, for encryption, private or unsound: an issuer's set may hold those, and they are skipped. */
-function importVerificationKey(jwk: unknown, algorithms: readonly SignatureAlg[] | undefined): VerificationKey | undefined {
-  if (!isObject(jwk) || 'd' in jwk) return undefined;
-  const { kty, crv, n, e, x, y, kid } = jwk as unknown as Jwk;
-  const alg = signatureAlg(jwk as unknown as Jwk, 'verify', algorithms);
-  if (!alg || (kid !== undefined && !isString(kid))) return undefined;
+function importVerificationKey(jwk: object, algorithms: readonly SignatureAlg[] | undefined): VerificationKey | undefined {
+  const { kty, crv, n, e, x, y, kid } = jwk as Jwk;
+  const alg = signatureAlg(jwk as Jwk, 'verify', algorithms);
+  if (!alg || 'd' in jwk || (kid !== undefined && !isString(kid))) return undefined;
+  const members = { RSA: { kty, n, e }, EC: { kty, crv, x, y }, OKP: { kty, crv, x } }[SIGNATURES[alg].kty];
   try {
-    if (kty === 'RSA') readModulus(jwk as unknown as Jwk, 'issuer key');
-    const members = { RSA: { kty, n, e }, EC: { kty, crv, x, y }, OKP: { kty, crv, x } }[SIGNATURES[alg].kty];
-    if (crv !== undefined && ![x, kty === 'EC' ? y : x].every((text) => decodeBase64url(text ?? '')?.length === 32)) return undefined;
+    if (kty === 'RSA') readModulus(jwk as Jwk, 'issuer key');
+    else if (![x, kty === 'EC' ? y : x].every((text) => decodeBase64url(text ?? '')?.length === 32)) return undefined;
     const publicKey = createPublicKey({ key: members as webcrypto.JsonWebKey, format: 'jwk' });
     return { kid, alg, id: `${alg} ${kid} ${jwkThumbprint(members as Jwk)}`, publicKey, live: true };
   } catch {
@@ -667,24 +639,22 @@ function verifySignature(jws: CompactJws, key: VerificationKey): boolean {
   }
 }
 
+const signOffThread = promisify(sign);
+
 /** Signs off the event loop and checks the result: a private key whose public members are another's must not go unnoticed. */
 async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<string> {
-  const { d: _d, p: _p, q: _q, dp: _dp, dq: _dq, qi: _qi, key_ops: _ops, ...members } = isObject(jwk) ? jwk : { kty: '' };
   const alg = isObject(jwk) ? signatureAlg(jwk, 'sign', undefined) : undefined;
-  const key = alg && importVerificationKey({ ...members, alg }, undefined);
-  if (!key || !isString(jwk.d)) throw new KeyError('unsupported', 'sign.key must be a private JWK: RSA (RS256, PS256), EC P-256 (ES256) or OKP Ed25519 (EdDSA), for signing');
-  const header = JSON.stringify({ alg, kid: key.kid ?? jwkThumbprint(jwk), typ: 'JWT' });
+  const { kty, n, e, crv, x, y, kid } = isObject(jwk) ? jwk : { kty: '' } as Jwk;
+  const key = alg && importVerificationKey({ kty, n, e, crv, x, y, kid, alg }, undefined);
+  if (!key) throw new KeyError('unsupported', 'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
+  const header = JSON.stringify({ alg, kid: kid ?? jwkThumbprint(jwk), typ: 'JWT' });
   const signingInput = Buffer.from([Buffer.from(header), payload].map((part) => part.toString('base64url')).join('.'));
   const { digest, options } = SIGNATURES[key.alg];
-  const signature = await new Promise<Buffer | undefined>((resolve) => {
-    try {
-      sign(digest, signingInput, { key: createPrivateKey({ key: jwk as webcrypto.JsonWebKey, format: 'jwk' }), ...options }, (error, bytes) => resolve(error ? undefined : bytes));
-    } catch { resolve(undefined); }
-  });
-  if (!signature || !verifySignature({ alg: key.alg, kid: key.kid, signingInput, payload, signature }, key)) {
-    throw new KeyError('inconsistent', 'sign.key: its members do not belong together; restore it from a backup or generate a new key');
-  }
-  return `${signingInput}.${signature.toString('base64url')}`;
+  try {
+    const signature = await signOffThread(digest, signingInput, { key: createPrivateKey({ key: { ...jwk }, format: 'jwk' }), ...options });
+    if (verifySignature({ alg: key.alg, kid, signingInput, payload, signature }, key)) return `${signingInput}.${signature.toString('base64url')}`;
+  } catch { /* OpenSSL's text says nothing to a user */ }
+  throw new KeyError('inconsistent', 'sign.key: does not sign what its public members verify; restore it from a backup or generate a new key');
 }
 
 // ## Audit surface: claims
@@ -733,7 +703,7 @@ function judgeAudience({ aud }: AuthUser, expected: readonly string[]): void {
 }
 
 /** Of a set the first key fit for encryption; a private key anywhere in it is refused, for its owner alone may hold it. */
-function pickRecipient(recipient: RsaPublicJwk | JwkSet): PublicMembers {
+function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
   const refusals: KeyError[] = [];
   const fit = [...listKeys(recipient, 'recipient')].flatMap(([jwk, where]) => {
     try {
@@ -835,7 +805,7 @@ class KeyRing {
     this.keys = 'path' in source ? this.#readAtStart(source.path, now) : importPrivateSet(source.keys, 'keys', now);
     const where = this.#path ?? 'keys';
     for (const key of this.keys) selfTest(key, where);
-    if (!this.keys.some((key) => now < key.exp)) throw new KeyError('expired', `${where}: every key has expired; generate new ones`);
+    if (!activeKey(this.keys, now)) throw new KeyError('expired', `${where}: every key has expired; generate new ones`);
   }
 
   #readAtStart(path: string, now: number): DecryptionKey[] {
@@ -844,8 +814,7 @@ class KeyRing {
       fd = openSync(path, OPEN_FLAGS);
       const stat = fstatSync(fd, { bigint: true });
       this.#seen = describeFile(path, stat);
-      const text = Buffer.alloc(Number(stat.size));
-      return parseKeyFile(path, text.subarray(0, readSync(fd, text)), now);
+      return parseKeyFile(path, readFileSync(fd), now);
     } catch (error) {
       throw unreadable(path, error);
     } finally {
@@ -879,13 +848,8 @@ class KeyRing {
   }
 
   loaded(now: number): AuthEvent {
-    const [active] = this.published(now);
+    const active = activeKey(this.keys, now);
     return { type: 'keys.loaded', ...(active && { keyId: active.kid }) };
-  }
-
-  published(now: number): PublicMembers[] {
-    const active = activeKey(this.keys.filter((key) => now < key.exp), now);
-    return active ? [{ ...active.publicJwk }] : [];
   }
 
   async #reload(path: string, now: number): Promise<boolean> {
@@ -895,7 +859,7 @@ class KeyRing {
       if (seen === this.#seen) return false;
       const read = parseKeyFile(path, await file.readFile(), now);
       const kept = new Map(this.keys.map((key) => [`${key.kid} ${key.alg} ${key.publicJwk.n}`, key]));
-      const pairs = read.map((key): [DecryptionKey, DecryptionKey] => [key, kept.get(`${key.kid} ${key.alg} ${key.publicJwk.n}`) ?? key]);
+      const pairs = read.map((key) => [key, kept.get(`${key.kid} ${key.alg} ${key.publicJwk.n}`) ?? key] as const);
       for (const [key, same] of pairs) if (key === same) await this.#selfTest(key, path);
       // From here on nothing waits and nothing fails: requests see the old keys or the new ones.
       for (const key of this.keys) key.live = false;
@@ -911,8 +875,9 @@ class KeyRing {
 
   /** As at start, but off the event loop; no request uses this key's first lane yet. */
   async #selfTest(key: DecryptionKey, path: string): Promise<void> {
-    const { probe, sealed } = sealProbe(key);
-    if (!probe.equals(await unwrapKey(key, sealed, 0))) throw new KeyError('inconsistent', `${path}: a key does not decrypt what it encrypts`);
+    const probe = randomBytes(32);
+    const cek = await unwrapKey(key, publicEncrypt(oaep(key, key.publicKey), probe), 0);
+    if (!probe.equals(cek)) throw new KeyError('inconsistent', `${path}: a key does not decrypt what it encrypts`);
   }
 }
 
@@ -1185,6 +1150,8 @@ class Verifier {
   readonly #share: Share;
   readonly #maxFlights: number;
   readonly #flights = new Map<string, Flight>();
+  /** The last known token of each socket, compared exactly: spares a returning client the hash. */
+  readonly #last = new WeakMap<object, Entry>();
   readonly #reports = new Set<Report>();
 
   constructor(options: VerifierOptions) {
@@ -1218,17 +1185,24 @@ class Verifier {
   get pending(): number { return this.#flights.size; }
 
   /** At once for a known token, which never waits behind unknown ones; a promise otherwise. Throws AuthError either way. */
-  admit(token: string, onLeave?: (leave: () => void) => void): Entry | Promise<Entry> {
+  admit(token: string, client?: Pick<Head, 'socket' | 'onLeave'>): Entry | Promise<Entry> {
+    if (token.length > MAX_TOKEN) throw new AuthError('malformed');
+    const last = client?.socket && this.#last.get(client.socket);
+    if (last?.auth.token === token && this.#isCurrent(last)) return this.#judge(last);
     const id = hash('sha256', token, 'base64url');
     const known = this.#cache?.get(id);
-    if (known && this.#isCurrent(known)) return this.#judge(known);
+    if (known && this.#isCurrent(known)) {
+      if (client?.socket) this.#last.set(client.socket, known);
+      return this.#judge(known);
+    }
     if (known) this.#cache?.delete(id);
-    const flight = this.#flights.get(id) ?? this.#take(id, token);
+    return this.#join(this.#flights.get(id) ?? this.#take(id, token), id, client);
+  }
+
+  #join(flight: Flight, id: string, client: Pick<Head, 'onLeave'> | undefined): Promise<Entry> {
     flight.waiting += 1;
-    let gone = false;
-    onLeave?.(() => {
-      if (!gone) flight.waiting -= 1;
-      gone = true;
+    client?.onLeave(() => {
+      flight.waiting -= 1;
       if (flight.waiting === 0 && flight.place.leave()) this.#flights.delete(id);
     });
     return flight.promise.then((entry) => this.#judge(entry));
@@ -1347,7 +1321,7 @@ export class JWETokenVerifier {
   /** The JWK Set to publish: the active public key. */
   getJwks(): JwkSet {
     const { ring, now } = verifierOf(this);
-    return { keys: ring.published(now()) };
+    return publish(ring.keys, now());
   }
 }
 
@@ -1366,8 +1340,10 @@ interface Head {
   /** The values of every field of the token header. */
   tokens: string[];
   field: (name: string) => string | undefined;
-  /** Takes what to call when the client is gone. */
+  /** Takes what to call, once, when the client is gone. */
   onLeave: (leave: () => void) => void;
+  /** What a client's next request comes on, too. */
+  socket: object | undefined;
 }
 interface Answer { status: number; headers: Record<string, string>; body: string }
 interface Store { readonly auth?: Auth; readonly resource?: string; readonly resourceMetadataUrl?: string }
@@ -1427,7 +1403,8 @@ function answerDocument(method: string, document: () => object): Answer {
 
 /** RFC 6750 §2.1: the scheme in any case. Undefined for another scheme; what follows Bearer is judged as a token, whatever it is. */
 function readBearer(field: string): string | undefined {
-  return /^bearer(?![!#$%&'*+.^_`|~0-9a-z-])/i.test(field) ? field.slice(6).replace(/^ +/, '') : undefined;
+  const scheme = /^bearer(?: +|(?![!#$%&'*+.^_`|~0-9a-z-]))/i.exec(field);
+  return scheme ? field.slice(scheme[0].length) : undefined;
 }
 
 /** RFC 9728 §3.1: the well-known path goes between the host and the path of the resource. */
@@ -1439,7 +1416,7 @@ function metadataUrl(resource: string): string {
 /** The public documents by path: JWKS, Protected Resource Metadata (RFC 9728 §3.1), OpenID configuration. */
 function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, () => object> {
   const { jwksPath = '/.well-known/jwks.json', resource, authorizationServers, requiredClaims = [], requiredScopes = [] } = options;
-  const documents = new Map<string, () => object>([[jwksPath, () => ({ keys: verifier.ring.published(verifier.now()) })]]);
+  const documents = new Map<string, () => object>([[jwksPath, () => publish(verifier.ring.keys, verifier.now())]]);
   if (resource === undefined) return documents;
   const { origin } = new URL(resource);
   const supported = (scopes: string[]): object => (scopes.length ? { scopes_supported: scopes } : {});
@@ -1498,7 +1475,7 @@ class Gate {
     try {
       const token = this.#beforeToken(head);
       if (!isString(token)) return token;
-      const admitted = this.#verifier.admit(token, head.onLeave);
+      const admitted = this.#verifier.admit(token, head);
       if (!(admitted instanceof Promise)) return this.#accept(head, admitted, started, true);
       return admitted.then((entry) => this.#accept(head, entry, started, false)).catch((error: unknown) => this.#refuse(head, error, started));
     } catch (error) {
@@ -1638,8 +1615,7 @@ function describeAuth({ auth, resource, resourceMetadataUrl }: Store): AuthInfo 
 /** Events reach listeners from the socket's context; emitting inside the store gives them the request's. Never `enterWith`: it outlives the request. */
 function keepContext(emitter: IncomingMessage | ServerResponse, store: Store): void {
   const emit: (...args: unknown[]) => boolean = emitter.emit;
-  emitter.emit = (...args: unknown[]): boolean => (context.getStore() === store
-    ? Reflect.apply(emit, emitter, args) : context.run(store, () => Reflect.apply(emit, emitter, args)));
+  emitter.emit = (...args: unknown[]): boolean => context.run(store, Reflect.apply, emit, emitter, args);
 }
 
 /** Sees the head of the answer as it is sent; Node calls writeHead for implicit heads too. */
@@ -1655,18 +1631,29 @@ function watchHead(res: ServerResponse, watch: NonNullable<Pass['watch']>): void
   };
 }
 
-type NodeRequest = IncomingMessage & { originalUrl?: string };
+type NodeRequest = IncomingMessage & { originalUrl?: string; auth?: AuthInfo | undefined };
+
+/** Every field of this name; `req.headers` keeps one Authorization of two. */
+function readFields(rawHeaders: readonly string[], name: string): string[] {
+  const values: string[] = [];
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const field = rawHeaders[at];
+    const value = rawHeaders[at + 1];
+    if (field?.length === name.length && value !== undefined && field.toLowerCase() === name) values.push(value);
+  }
+  return values;
+}
 
 function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): Head {
-  const target = req.originalUrl ?? req.url ?? '';
+  const { method = '', rawHeaders, socket, url = '' } = req;
+  const target = req.originalUrl ?? url;
   const query = target.indexOf('?');
-  const { rawHeaders } = req; // req.headers keeps one Authorization of two
-  const tokens = rawHeaders.filter((_, index) => index % 2 === 1 && rawHeaders[index - 1]?.toLowerCase() === tokenHeader);
+  const path = query < 0 ? target : target.slice(0, query);
   const field = (name: string): string | undefined => {
-    const value = req.headers[name];
-    return Array.isArray(value) ? value.join(', ') : value;
+    const values = readFields(rawHeaders, name);
+    return values.length === 0 ? undefined : values.join(', ');
   };
-  return { method: req.method ?? '', path: query < 0 ? target : target.slice(0, query), tokens, field, onLeave: (leave) => { res.once('close', leave); } };
+  return { method, path, tokens: readFields(rawHeaders, tokenHeader), field, onLeave: (leave) => { res.once('close', leave); }, socket };
 }
 
 /** Carries out a decision: answers, or goes on inside the user's context. */
@@ -1679,7 +1666,7 @@ function act(decision: Decision, req: NodeRequest, res: ServerResponse, proceed:
   const { store, headers, watch } = decision.pass;
   for (const [name, value] of Object.entries(headers)) res.setHeader(name, value);
   if (watch) watchHead(res, watch);
-  if (store.auth) Object.assign(req, { auth: describeAuth(store) });
+  if (store.auth) req.auth = describeAuth(store);
   keepContext(req, store);
   keepContext(res, store);
   return context.run(store, proceed);
@@ -1731,7 +1718,7 @@ export function withAuthFetch<Rest extends unknown[]>(
     const field = (name: string): string | undefined => request.headers.get(name) ?? undefined;
     const tokens = [field(gate.tokenHeader) ?? []].flat();
     const onLeave = (leave: () => void): void => request.signal.addEventListener('abort', leave, { once: true });
-    const decision = await gate.decide({ method: request.method, path: new URL(request.url).pathname, tokens, field, onLeave });
+    const decision = await gate.decide({ method: request.method, path: new URL(request.url).pathname, tokens, field, onLeave, socket: undefined });
     if ('answer' in decision) {
       const { status, headers, body } = decision.answer;
       return new Response(request.method === 'HEAD' || body === '' ? null : body, { status, headers });

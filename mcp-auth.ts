@@ -190,7 +190,10 @@ export class AuthError extends Error {
   readonly missing: readonly string[];
   constructor(reason: RefusalReason, missing: readonly string[] = []) {
     const [code, status, message] = REFUSALS[reason];
+    const { stackTraceLimit } = Error;
+    Error.stackTraceLimit = 0; // a refusal is an answer, not a fault, and the stack is a third of what a malformed token costs
     super(message);
+    Error.stackTraceLimit = stackTraceLimit;
     this.code = code;
     this.status = status;
     this.reason = reason;
@@ -425,8 +428,10 @@ function selfTest(key: DecryptionKey, where: string): void {
  * @throws KeyError when the set holds anything but sound RSA encryption keys
  */
 export function publicJwks(set: JwkSet | Jwk): JwkSet {
-  return publish([...listKeys(set, 'JWK Set')].map(([jwk, where]) =>
-    'd' in jwk ? importPrivate(jwk, where) : { ...importPublic(jwk, where), start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity }), Date.now() / 1000);
+  const now = Date.now() / 1000;
+  const keys = [...listKeys(set, 'JWK Set')];
+  if (keys.some(([jwk]) => 'd' in jwk)) return publish(importPrivateSet(set, 'JWK Set', now), now);
+  return publish(keys.map(([jwk, where]) => ({ ...importPublic(jwk, where), start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity })), now);
 }
 
 const generateRsaPair = promisify(generateRsa);
@@ -527,12 +532,12 @@ function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: num
 
 interface Opened { plaintext: Buffer; key: DecryptionKey }
 
-async function tryKeys(jwe: CompactJwe, keys: DecryptionKey[], lane: number): Promise<Opened> {
+async function tryKeys(jwe: CompactJwe, keys: readonly DecryptionKey[], lane: number): Promise<Opened | undefined> {
   for (const key of keys) {
     const plaintext = await openJwe(jwe, key, lane);
     if (plaintext) return { plaintext, key };
   }
-  throw new AuthError('undecryptable');
+  return undefined;
 }
 
 const imported = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
@@ -553,8 +558,9 @@ export async function compactDecrypt(jwe: string, keys: RsaPrivateJwk | JwkSet):
   }
   const parsed = parseJwe(jwe);
   const candidates = candidateKeys(known.keys, parsed, now);
-  const { plaintext } = await inLane(unlimited, (lane) => tryKeys(parsed, candidates, lane)).done;
-  return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
+  const opened = await inLane(unlimited, (lane) => tryKeys(parsed, candidates, lane)).done;
+  if (!opened) throw new AuthError('undecryptable');
+  return { plaintext: new Uint8Array(opened.plaintext), protectedHeader: parsed.header };
 }
 
 /**
@@ -839,10 +845,13 @@ class KeyRing {
     return this.#looking;
   }
 
-  /** The look a token may force that no key fits: once a second at most, for such tokens cost their sender nothing. */
+  /** Whether a token that no key fits may force a look: once a second at most, for such tokens cost their sender nothing. */
+  mayLook(now: number): boolean {
+    return this.#path !== undefined && (this.#looking !== undefined || Math.abs(now - this.#forced) >= 1);
+  }
+
   async lookAgain(now: number, report: Report): Promise<void> {
-    if (this.#looking) return this.#looking;
-    if (Math.abs(now - this.#forced) < 1) return;
+    if (this.#looking || !this.mayLook(now)) return this.#looking;
     this.#forced = now;
     await this.look(now, report);
   }
@@ -894,7 +903,7 @@ async function fetchJwks(url: URL, algorithms: readonly SignatureAlg[] | undefin
     chunks.push(chunk);
   }
   const keys = parseObject(Buffer.concat(chunks))?.['keys'];
-  const usable = response.status === 200 && Array.isArray(keys) ? keys.flatMap((jwk) => importVerificationKey(jwk, algorithms) ?? []) : [];
+  const usable = response.status === 200 && Array.isArray(keys) ? keys.filter(isObject).flatMap((jwk) => importVerificationKey(jwk, algorithms) ?? []) : [];
   if (usable.length === 0) throw new KeyError('malformed', 'no JWK Set with a usable key');
   return usable;
 }
@@ -1221,21 +1230,28 @@ class Verifier {
     return entry;
   }
 
-  /** The one decryption for all requests that bring this token meanwhile. */
+  /** The one decryption for all requests that bring this token meanwhile. What can be refused without it, is. */
   #take(id: string, token: string): Flight {
-    const jwe = parseJwe(token); // before anything is spent on it
+    const jwe = parseJwe(token);
+    const now = this.now();
+    let keys: DecryptionKey[] = [];
+    try {
+      keys = candidateKeys(this.ring.keys, jwe, now);
+    } catch (error) {
+      if (!(error instanceof AuthError && error.reason === 'unknown_key' && this.ring.mayLook(now))) throw error;
+    }
     if (this.#flights.size >= this.#maxFlights) throw new AuthError('overloaded');
     const place: Place = { leave: () => false };
-    const flight: Flight = { promise: this.#verify(token, jwe, place), place, waiting: 0 };
+    const flight: Flight = { promise: this.#verify(token, jwe, keys, place), place, waiting: 0 };
     this.#flights.set(id, flight);
     const land = (): unknown => this.#flights.get(id) === flight && this.#flights.delete(id);
     flight.promise.then((entry) => { land(); this.#cache?.set(id, entry); }, land);
     return flight;
   }
 
-  async #verify(token: string, jwe: CompactJwe, place: Place): Promise<Entry> {
+  async #verify(token: string, jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Entry> {
     try {
-      const { plaintext, key } = await this.#decrypt(jwe, place);
+      const { plaintext, key } = await this.#decrypt(jwe, keys, place);
       const nested = /^jwt$/i.test(jwe.header.cty ?? '');
       // Neither level reads the other's tokens: not the unsigned where a signature is required, nor the signed unverified.
       if (nested !== this.#issuers.length > 0) throw new AuthError('signature');
@@ -1249,20 +1265,23 @@ class Verifier {
     }
   }
 
-  async #decrypt(jwe: CompactJwe, place: Place, again = true): Promise<Opened> {
+  /** When no key fits, or none of them opened a token that names none, the key file may have changed: one look, one more try. */
+  async #decrypt(jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Opened> {
     const { version } = this.ring;
-    try {
-      const keys = candidateKeys(this.ring.keys, jwe, this.now());
-      const { done, leave } = inLane(this.#share, (lane) => tryKeys(jwe, keys, lane));
-      place.leave = leave;
-      return await done;
-    } catch (error) {
-      const outdated = error instanceof AuthError && (error.reason === 'unknown_key' || (error.reason === 'undecryptable' && jwe.header.kid === undefined));
-      if (!outdated || !again) throw error;
+    let opened = await this.#open(jwe, keys, place);
+    if (!opened && (keys.length === 0 || jwe.header.kid === undefined)) {
       await this.ring.lookAgain(this.now(), this.report);
-      if (this.ring.version === version) throw error;
-      return this.#decrypt(jwe, place, false);
+      if (this.ring.version !== version) opened = await this.#open(jwe, candidateKeys(this.ring.keys, jwe, this.now()), place);
     }
+    if (!opened) throw new AuthError(keys.length === 0 ? 'unknown_key' : 'undecryptable');
+    return opened;
+  }
+
+  async #open(jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Opened | undefined> {
+    if (keys.length === 0) return undefined;
+    const { done, leave } = inLane(this.#share, (lane) => tryKeys(jwe, keys, lane));
+    place.leave = leave;
+    return done;
   }
 
   /** RFC 7519 §5.2. Fresh key sets first, so that an issuer that is down delays no other's tokens; then all; then anew. */
@@ -1453,7 +1472,7 @@ class Gate {
     // A signed token must be for this server (RFC 8707): for its resource, unless another audience is agreed on.
     if (options.trustedIssuers && resource) own['audience'] ??= resource;
     this.#verifier = verifierOf(verifier ?? new JWETokenVerifier(own));
-    this.#options = options;
+    this.#options = Object.fromEntries(Object.entries(options).map(([name, value]: [string, unknown]) => [name, Array.isArray(value) ? [...value] : value]));
     this.tokenHeader = (options.tokenHeader ?? 'authorization').toLowerCase();
     this.#documents = listDocuments(options, this.#verifier);
     this.#publicPaths = new Set(options.publicPaths);

@@ -1358,9 +1358,9 @@ interface Head {
   path: string;
   /** The values of every field of the token header. */
   tokens: string[];
-  field: (name: string) => string | undefined;
+  field(name: string): string | undefined;
   /** Takes what to call, once, when the client is gone. */
-  onLeave: (leave: () => void) => void;
+  onLeave(leave: () => void): void;
   /** What a client's next request comes on, too. */
   socket: object | undefined;
 }
@@ -1631,10 +1631,16 @@ function describeAuth({ auth, resource, resourceMetadataUrl }: Store): AuthInfo 
 // ## Adapters
 // -----------
 
+/** The context each request's events are emitted in: the innermost middleware's, where there are several. */
+const contexts = new WeakMap<object, Store>();
+
 /** Events reach listeners from the socket's context; emitting inside the store gives them the request's. Never `enterWith`: it outlives the request. */
 function keepContext(emitter: IncomingMessage | ServerResponse, store: Store): void {
+  const wrapped = contexts.has(emitter);
+  contexts.set(emitter, store);
+  if (wrapped) return;
   const emit: (...args: unknown[]) => boolean = emitter.emit;
-  emitter.emit = (...args: unknown[]): boolean => context.run(store, Reflect.apply, emit, emitter, args);
+  emitter.emit = (...args: unknown[]): boolean => context.run(contexts.get(emitter) ?? NOBODY, Reflect.apply, emit, emitter, args);
 }
 
 /** Sees the head of the answer as it is sent; Node calls writeHead for implicit heads too. */
@@ -1670,7 +1676,7 @@ function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): H
   const path = query < 0 ? target : target.slice(0, query);
   const field = (name: string): string | undefined => {
     const values = readFields(rawHeaders, name);
-    return values.length === 0 ? undefined : values.join(', ');
+    return values.length > 0 ? values.join(', ') : undefined;
   };
   return { method, path, tokens: readFields(rawHeaders, tokenHeader), field, onLeave: (leave) => { res.once('close', leave); }, socket };
 }
@@ -1742,7 +1748,7 @@ export function withAuthFetch<Rest extends unknown[]>(
       const { status, headers, body } = decision.answer;
       return new Response(request.method === 'HEAD' || body === '' ? null : body, { status, headers });
     }
-    request.signal.throwIfAborted();
+    if (request.signal.aborted) return new Response(null, { status: 503 });
     const { store, headers, watch } = decision.pass;
     if (store.auth) Object.assign(request, { auth: describeAuth(store) });
     const response = await context.run(store, () => handler(request, ...rest));

@@ -586,7 +586,7 @@ export function compactEncrypt(plaintext: Uint8Array, jwk: RsaPublicJwk, header:
 // ---------------------
 
 type BoundAlg = Exclude<SignatureAlg, 'Ed25519'>;
-interface VerificationKey { kid: string | undefined; alg: BoundAlg; id: string; publicKey: KeyObject; /** False once its issuer withdrew it. */ live: boolean }
+interface VerificationKey { kid: string; alg: BoundAlg; id: string; publicKey: KeyObject; /** False once its issuer withdrew it. */ live: boolean }
 interface CompactJws { alg: BoundAlg; kid: string | undefined; signingInput: Buffer; payload: Buffer; signature: Buffer }
 
 /** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, `none` and HMAC above all, does not exist. */
@@ -618,7 +618,8 @@ function importVerificationKey(jwk: object, algorithms: readonly SignatureAlg[] 
     if (kty === 'RSA') readModulus(jwk as Jwk, 'issuer key');
     else if (![x, kty === 'EC' ? y : x].every((text) => decodeBase64url(text ?? '')?.length === 32)) return undefined;
     const publicKey = createPublicKey({ key: members as webcrypto.JsonWebKey, format: 'jwk' });
-    return { kid, alg, id: `${alg} ${kid} ${jwkThumbprint(members as Jwk)}`, publicKey, live: true };
+    const thumbprint = jwkThumbprint(members as Jwk);
+    return { kid: kid ?? thumbprint, alg, id: `${alg} ${kid} ${thumbprint}`, publicKey, live: true };
   } catch {
     return undefined;
   }
@@ -649,16 +650,16 @@ const signOffThread = promisify(sign);
 
 /** Signs off the event loop and checks the result: a private key whose public members are another's must not go unnoticed. */
 async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<string> {
-  const alg = isObject(jwk) ? signatureAlg(jwk, 'sign', undefined) : undefined;
-  const { kty, n, e, crv, x, y, kid } = isObject(jwk) ? jwk : { kty: '' } as Jwk;
+  const { kty, n, e, crv, x, y, kid } = jwk;
+  const alg = signatureAlg(jwk, 'sign', undefined);
   const key = alg && importVerificationKey({ kty, n, e, crv, x, y, kid, alg }, undefined);
   if (!key) throw new KeyError('unsupported', 'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
-  const header = JSON.stringify({ alg, kid: kid ?? jwkThumbprint(jwk), typ: 'JWT' });
+  const header = JSON.stringify({ alg, kid: key.kid, typ: 'JWT' });
   const signingInput = Buffer.from([Buffer.from(header), payload].map((part) => part.toString('base64url')).join('.'));
   const { digest, options } = SIGNATURES[key.alg];
   try {
     const signature = await signOffThread(digest, signingInput, { key: createPrivateKey({ key: { ...jwk }, format: 'jwk' }), ...options });
-    if (verifySignature({ alg: key.alg, kid, signingInput, payload, signature }, key)) return `${signingInput}.${signature.toString('base64url')}`;
+    if (verifySignature({ alg: key.alg, kid: key.kid, signingInput, payload, signature }, key)) return `${signingInput}.${signature.toString('base64url')}`;
   } catch { /* OpenSSL's text says nothing to a user */ }
   throw new KeyError('inconsistent', 'sign.key: does not sign what its public members verify; restore it from a backup or generate a new key');
 }
@@ -710,18 +711,13 @@ function judgeAudience({ aud }: AuthUser, expected: readonly string[]): void {
 
 /** Of a set the first key fit for encryption; a private key anywhere in it is refused, for its owner alone may hold it. */
 function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
-  const refusals: KeyError[] = [];
-  const fit = [...listKeys(recipient, 'recipient')].flatMap(([jwk, where]) => {
-    try {
-      return [importPublic(jwk, where).publicJwk];
-    } catch (error) {
-      if (!(error instanceof KeyError) || error.code === 'private') throw error;
-      refusals.push(error);
-      return [];
-    }
-  });
-  if (fit[0]) return fit[0];
-  throw refusals[0] ?? new KeyError('malformed', 'recipient: must be a public JWK or a JWK Set');
+  const keys = [...listKeys(recipient, 'recipient')];
+  const isPrivate = keys.find(([jwk]) => 'd' in jwk);
+  let refusal: unknown;
+  for (const [jwk, where] of isPrivate ? [isPrivate] : keys) {
+    try { return importPublic(jwk, where).publicJwk; } catch (error) { refusal ??= error; }
+  }
+  throw refusal;
 }
 
 /**
@@ -737,6 +733,7 @@ export async function encryptToken(
 ): Promise<string> {
   const { expiresIn, sign: signing } = options;
   if (!isObject(claims)) throw new TypeError('claims must be an object');
+  if (signing && !isObject(signing.key)) throw new KeyError('unsupported', 'sign.key: must be a private JWK');
   if ('exp' in claims && expiresIn !== undefined) throw new TypeError('Give either the claim exp or expiresIn, not both');
   if (expiresIn !== undefined && expiresIn !== null && !(isNumber(expiresIn) && expiresIn > 0)) throw new TypeError('expiresIn must be a positive number of seconds, or null');
   const jwk = pickRecipient(recipient);

@@ -12,7 +12,7 @@ const bytes = (content: Content): Buffer => Buffer.from(isBytes(content) ? conte
 export const base64url = (content: Content): string => bytes(content).toString('base64url');
 
 /** What a caller without TypeScript may pass. */
-export const untyped = (value: unknown): never => value as never;
+export const untyped = <T = never>(value: unknown): T => value as T;
 
 type Hash = 'sha1' | 'sha256' | 'sha384';
 const hashOf = (jwk: { alg?: string | undefined }): Hash => (jwk.alg === 'RSA-OAEP' ? 'sha1' : 'sha256');

@@ -378,6 +378,24 @@ describe('authMiddleware', () => {
   });
 });
 
+describe('middlewares inside one another', () => {
+  it('have the inner one’s user in the handler and in its events', async (t) => {
+    const keys = await serverKeys();
+    const outer = authMiddleware({ keys, anonymous: true });
+    const inner = authMiddleware({ keys, tokenHeader: 'x-inner' });
+    const seen: unknown[] = [];
+    const { port } = await serve(t, (req, res) => outer(req, res, () => inner(req, res, () => {
+      seen.push(getUser().sub);
+      req.on('end', () => { seen.push(getUser().sub); res.end(); }).resume();
+      res.on('finish', () => seen.push(getUser().sub));
+    })));
+    for (const outside of [{}, await bearer({ sub: 'outer' })]) {
+      await ask(port, { method: 'POST', body: 'x', headers: { ...outside, 'x-inner': `Bearer ${await mint({ sub: 'inner' })}` } });
+    }
+    assert.deepEqual(seen, Array(6).fill('inner'));
+  });
+});
+
 describe('a client that leaves while its token is verified', () => {
   /** An issuer that keeps everyone waiting for its keys until it is released. */
   async function slowIssuer(t: Parameters<typeof serve>[0]): Promise<{ options: AuthOptions; asked: Promise<unknown>; release: () => void }> {

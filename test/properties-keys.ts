@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inspect, isDeepStrictEqual } from 'node:util';
 import { type Law, law, type Verdict, verdictOf } from './properties.ts';
-import { AUDIENCE, b64u, issuerKeys, sealByHand } from './properties-tokens.ts';
+import { AUDIENCE, b64u, sealByHand, signingPair } from './properties-tokens.ts';
 import { keyPair, type Scope, serve } from './support.ts';
 
 const PRIVATE = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
@@ -44,7 +44,7 @@ const WRAPS: Record<string, (jwk: unknown, other: unknown) => unknown> = {
 
 async function noPrivateMemberGetsOut(): Promise<Law> {
   const [first, second] = await Promise.all([keyPair(), keyPair('other')]);
-  const { ed, es } = issuerKeys();
+  const [ed, es] = [signingPair('EdDSA'), signingPair('ES256')];
   const bases: Record<string, unknown>[] = [{ ...first.privateJwk }, { ...first.privateJwk }, { ...second.privateJwk }, { ...ed.privateJwk }, { ...es.privateJwk }];
   const secrets = bases.flatMap((jwk) => PRIVATE.flatMap((name) => jwk[name] ?? [])).map(String).flatMap((text) => [text.slice(0, 20), text.slice(-20)]);
   const token = await encryptToken({ sub: 'alice' }, first.publicJwk);
@@ -112,7 +112,7 @@ const plans = (() => {
 
 async function aCacheChangesNothing(scope: Scope): Promise<Law> {
   const pairs = await Promise.all(['server', 'other', 'third'].map((name) => keyPair(name)));
-  const signers = [0, 1, 2].map((n) => ({ ...issuerKeys().ed, kid: `signer ${n}` }));
+  const signers = [0, 1, 2].map((n) => signingPair('EdDSA', `signer ${n}`));
   const folder = mkdtempSync(join(tmpdir(), 'properties-'));
   scope.after(() => rmSync(folder, { recursive: true, force: true }));
   /** What the issuer publishes, its version, and which version each verifier fetched when. */
@@ -120,7 +120,7 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
   let now = START;
   const fetched = new Map<string, { version: number; at: number }>();
   const { url } = await serve(scope, (req, res) => {
-    const keys = issuer.keys.flatMap((n) => signers[n] ?? []).map(({ publicJwk, kid }) => ({ ...publicJwk, kid }));
+    const keys = issuer.keys.flatMap((n) => signers[n] ?? []).map(({ publicJwk }) => publicJwk);
     if (keys.length > 0) fetched.set(req.url ?? '', { version: issuer.version, at: now });
     res.end(JSON.stringify({ keys }));
   });
@@ -128,8 +128,8 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
   const mint = ({ key, named, signer, exp, nbf, sound }: TokenPlan, signed: boolean): string => {
     const { publicJwk } = pairs[key] ?? assert.fail();
     const claims = JSON.stringify({ sub: 'alice', aud: AUDIENCE, iss: 'issuer', nbf: nbf && START + nbf, exp: START + (exp ?? (signed ? 1e6 : NaN)) || undefined });
-    const { privateJwk, kid } = signers[signer] ?? assert.fail();
-    const input = `${b64u(JSON.stringify({ alg: 'EdDSA', kid }))}.${b64u(claims)}`;
+    const { privateJwk } = signers[signer] ?? assert.fail();
+    const input = `${b64u(JSON.stringify({ alg: 'EdDSA', kid: privateJwk.kid }))}.${b64u(claims)}`;
     const inner = (): string => `${input}.${b64u(sign(null, Buffer.from(input), createPrivateKey({ key: { ...privateJwk }, format: 'jwk' })))}`;
     const header = { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: named ? publicJwk.kid : undefined, cty: signed ? 'JWT' : undefined };
     const token = sealByHand({ header: Buffer.from(JSON.stringify(header)), recipient: { jwk: publicJwk, oaepHash: 'sha256' }, cek: 32, enc: 'aes-256-gcm', iv: 12, plaintext: Buffer.from(signed ? inner() : claims) });

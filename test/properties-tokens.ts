@@ -133,15 +133,13 @@ function isSealed(value: unknown): boolean {
   return Object.isFrozen(value) && plain && Object.values(value).every(isSealed);
 }
 
-/** Signing keys of two issuers, one key for each algorithm. */
-export function issuerKeys(): Record<'ed' | 'es' | 'rs' | 'ps', { privateJwk: PrivateSigningJwk; publicJwk: jose.JWK & { kty: string } }> {
-  const make = (kid: string, alg: string, type: 'ed25519' | 'ec' | 'rsa') => {
-    const { privateKey } = type === 'ed25519' ? generateKeyPairSync('ed25519') : type === 'ec' ? generateKeyPairSync('ec', { namedCurve: 'P-256' }) : generateKeyPairSync('rsa', { modulusLength: 2048 });
-    const { kty = '', d = '', ...rest } = privateKey.export({ format: 'jwk' });
-    const publicJwk = createPublicKey(privateKey).export({ format: 'jwk' });
-    return { privateJwk: { kty, d, ...rest, kid, alg }, publicJwk: { ...publicJwk, kty, kid, alg } };
-  };
-  return { ed: make('ed', 'EdDSA', 'ed25519'), es: make('es', 'ES256', 'ec'), rs: make('rs', 'RS256', 'rsa'), ps: make('ps', 'PS256', 'rsa') };
+interface SigningPair { privateJwk: PrivateSigningJwk; publicJwk: jose.JWK & { kty: string } }
+
+/** An issuer's key, with its algorithm for a kid. */
+export function signingPair(alg: 'EdDSA' | 'ES256' | 'RS256' | 'PS256', kid: string = alg): SigningPair {
+  const { privateKey } = alg === 'EdDSA' ? generateKeyPairSync('ed25519') : alg === 'ES256' ? generateKeyPairSync('ec', { namedCurve: 'P-256' }) : generateKeyPairSync('rsa', { modulusLength: 2048 });
+  const { kty = '', d = '', ...rest } = privateKey.export({ format: 'jwk' });
+  return { privateJwk: { kty, d, ...rest, kid, alg }, publicJwk: { ...createPublicKey(privateKey).export({ format: 'jwk' }), kty, kid, alg } };
 }
 
 export const AUDIENCE = 'https://mcp.example/mcp';
@@ -171,7 +169,7 @@ function claimSets(): fc.Arbitrary<Record<string, unknown>> {
 
 async function mintedIsRead(): Promise<Law> {
   const [first, second] = await Promise.all([keyPair(), keyPair('sha1', 'RSA-OAEP')]);
-  const { ed, es } = issuerKeys();
+  const [ed, es] = [signingPair('EdDSA', 'ed'), signingPair('ES256', 'es')];
   const keys: JwkSet = { keys: [first.privateJwk, second.privateJwk] };
   const plain = new JWETokenVerifier({ keys });
   const signed = new JWETokenVerifier({ keys, audience: AUDIENCE, trustedIssuers: [{ issuer: 'issuer', jwks: { keys: [ed.publicJwk, es.publicJwk] } }] });
@@ -354,7 +352,7 @@ const SIGNED_POLICIES: readonly { name: string; refuses: (token: { outer: unknow
 
 async function signedAgreesWithJose(): Promise<Law> {
   const { publicJwk, privateJwk } = await keyPair();
-  const { ed, es, rs, ps } = issuerKeys();
+  const [ed, es, rs, ps] = [signingPair('EdDSA', 'ed'), signingPair('ES256', 'es'), signingPair('RS256', 'rs'), signingPair('PS256', 'ps')];
   const signers = { ed, es, rs, ps };
   const sets = { 'issuer one': [ed.publicJwk, es.publicJwk], 'issuer two': [rs.publicJwk, ps.publicJwk, { ...ed.publicJwk, kid: 'ed', x: es.publicJwk.x ?? '' }] };
   // To jose an EdDSA key is none for Ed25519, the newer name of the same algorithm (RFC 9864): without alg it is one for both.

@@ -66,7 +66,7 @@ function progress(): void {
 async function tryLaw(law: Law, cases: number): Promise<void> {
   const failure = await law.check({ seed, cases, path: options.path });
   if (failure === undefined) {
-    counts.set(law.name, (counts.get(law.name) ?? 0) + cases);
+    counts.set(law.name, (counts.get(law.name) ?? 0) + (options.path === undefined ? cases : 1));
     return;
   }
   failed = true;

@@ -66,7 +66,7 @@ type Edit = { kind: 'insert' | 'replace'; at: number; text: string } | { kind: '
 
 const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
 
-function applyEdit(token: string, edit: Edit): string {
+export function applyEdit(token: string, edit: Edit): string {
   if ('at' in edit) {
     const at = edit.at % (token.length + 1);
     const [before, char, after] = [token.slice(0, at), token.charAt(at), token.slice(at + 1)];

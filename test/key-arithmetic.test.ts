@@ -1,0 +1,37 @@
+// Private keys whose members fit each other but for one relation. The self-test of a verifier would refuse most of them too;
+// publicJwks and compactDecrypt have none, so that the arithmetic alone stands in front of OpenSSL.
+import { compactDecrypt, compactEncrypt, KeyError, publicJwks, type RsaPrivateJwk } from 'mcp-auth-middleware';
+import assert from 'node:assert/strict';
+import { it } from 'node:test';
+import { keyPair } from './support.ts';
+
+type Member = 'n' | 'd' | 'p' | 'q' | 'dp' | 'dq' | 'qi';
+
+const read = (text: string): bigint => BigInt(`0x${Buffer.from(text, 'base64url').toString('hex')}`);
+const write = (value: bigint): string => {
+  const hex = value.toString(16);
+  return Buffer.from(hex.length % 2 ? `0${hex}` : hex, 'hex').toString('base64url');
+};
+
+const wrong: Record<string, (key: Record<Member, bigint>) => Partial<Record<Member, bigint>>> = {
+  'p is 1 and q the modulus': ({ n }) => ({ p: 1n, q: n }),
+  'q is 1 and p the modulus': ({ n }) => ({ p: n, q: 1n }),
+  'd, and dp with it, is wrong modulo p - 1 alone': ({ d, p, q }) => ({ d: d + q - 1n, dp: (d + q - 1n) % (p - 1n) }),
+  'd, and dq with it, is wrong modulo q - 1 alone': ({ d, p, q }) => ({ d: d + p - 1n, dq: (d + p - 1n) % (q - 1n) }),
+  'dp is congruent but not reduced': ({ dp, p }) => ({ dp: dp + p - 1n }),
+  'dq is congruent but not reduced': ({ dq, q }) => ({ dq: dq + q - 1n }),
+  'qi is congruent but not reduced': ({ qi, p }) => ({ qi: qi + p }),
+  'd is congruent but larger than n': ({ n, d, p, q }) => ({ d: d + (p - 1n) * (q - 1n) * (n / ((p - 1n) * (q - 1n)) + 1n) }),
+};
+
+for (const [what, change] of Object.entries(wrong)) {
+  it(`refuses a private key in which ${what}`, async () => {
+    const { privateJwk, publicJwk } = await keyPair();
+    const { n, d, p, q, dp, dq, qi } = privateJwk;
+    const changed = change({ n: read(n), d: read(d), p: read(p), q: read(q), dp: read(dp), dq: read(dq), qi: read(qi) });
+    const key: RsaPrivateJwk = { ...privateJwk, ...Object.fromEntries(Object.entries(changed).map(([member, value]) => [member, write(value)])) };
+    const refusal = (error: unknown): boolean => error instanceof KeyError && error.code === 'inconsistent';
+    assert.throws(() => publicJwks(key), refusal);
+    await assert.rejects(compactDecrypt(compactEncrypt(Buffer.from('{}'), publicJwk), key), refusal);
+  });
+}

@@ -80,6 +80,7 @@ function* edits(source: string, start: number, end: number): Generator<[from: nu
   }
   for (const { index, 0: text } of matches(/(?<![\w.$])\d[\d_]*(?![\w.])/g)) {
     const from = start + (index ?? 0);
+    if (/[^|]\| $/.test(source.slice(0, from)) || /^ \| /.test(source.slice(from + text.length))) continue; // a type
     yield [from, from + text.length, String(Number(text.replaceAll('_', '')) + 1)];
   }
   for (const { index, 0: text } of matches(/(?<![\w.$])\d[\d_]*n\b/g)) {

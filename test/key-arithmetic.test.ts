@@ -35,3 +35,12 @@ for (const [what, change] of Object.entries(wrong)) {
     await assert.rejects(compactDecrypt(compactEncrypt(Buffer.from('{}'), publicJwk), key), refusal);
   });
 }
+
+it('publishes the key that comes first when no time has come, wherever it stands in the set', async () => {
+  const pairs = await Promise.all(['server', 'other', 'third'].map((name) => keyPair(name)));
+  const now = Math.floor(Date.now() / 1000);
+  for (const order of [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]]) {
+    const keys = order.map((n) => ({ ...(pairs[n] ?? assert.fail()).privateJwk, nbf: now + 600 * (n + 1) }));
+    assert.deepEqual(publicJwks({ keys }).keys.map(({ kid }) => kid), [pairs[0]?.privateJwk.kid]);
+  }
+});

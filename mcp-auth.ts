@@ -227,6 +227,9 @@ const isString = (value: unknown): value is string => typeof value === 'string';
 const isStrings = (value: unknown): value is string[] => Array.isArray(value) && value.every(isString);
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
 
+/** Own members only, so that a polluted Object.prototype adds none. */
+const withoutPrototype = <T extends object>(value: T): T => Object.assign(Object.create(null), value);
+
 /** Node's decoder accepts anything; only text that encodes back to itself is canonical (RFC 4648 §3.5, §12). */
 function decodeBase64url(text: string): Buffer | undefined {
   const bytes = Buffer.from(text, 'base64url');
@@ -338,7 +341,7 @@ const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([['RSA', ['e', 'kty', 
  * @throws KeyError when a member is missing
  */
 export function jwkThumbprint(jwk: Jwk): string {
-  const members = THUMBPRINT_MEMBERS.get(jwk.kty);
+  const members = isObject(jwk) ? THUMBPRINT_MEMBERS.get(jwk.kty) : undefined;
   if (!members?.every((member) => isString(jwk[member]))) throw new KeyError('malformed', 'A thumbprint needs an RSA, EC or OKP key with all its public members');
   return hash('sha256', JSON.stringify(Object.fromEntries(members.map((member) => [member, jwk[member]]))), 'base64url');
 }
@@ -352,6 +355,7 @@ function buildPublic(jwk: Jwk, alg: RsaAlg, modulusOctets: number): PublicKey {
 }
 
 function importPublic(jwk: Jwk, where: string): PublicKey {
+  if (!isObject(jwk)) throw new KeyError('malformed', `${where}: must be a JWK, a JSON object`);
   if ('d' in jwk) throw new KeyError('private', `${where}: is a private key; only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)`);
   return buildPublic(jwk, readPurpose(jwk, ['encrypt', 'wrapKey'], where), readModulus(jwk, where).octets);
 }
@@ -384,7 +388,7 @@ function* listKeys(set: unknown, where: string): Generator<[jwk: Jwk, where: str
   for (const [index, jwk] of keys.entries()) {
     const which = keys.length === 1 ? where : `${where}: key ${index + 1}`;
     if (!isObject(jwk)) throw new KeyError('malformed', `${which}: must be a JWK, a JSON object`);
-    yield [jwk as unknown as Jwk, which];
+    yield [withoutPrototype(jwk) as unknown as Jwk, which];
   }
 }
 
@@ -891,14 +895,17 @@ const isLoopback = (host: string): boolean => host === 'localhost' || host === '
 
 /** GET, without redirects (RFC 8725 §3.10 on trusting what a URL gives), in at most 5 s and 64 KiB. */
 async function fetchJwks(url: URL, algorithms: readonly SignatureAlg[] | undefined): Promise<VerificationKey[]> {
-  const response = await fetch(url, { redirect: 'error', signal: AbortSignal.timeout(5000), headers: { accept: 'application/jwk-set+json, application/json' } });
+  const signal = AbortSignal.timeout(5000);
+  const response = await fetch(url, { redirect: 'error', signal, headers: { accept: 'application/jwk-set+json, application/json' } });
   const chunks: Uint8Array[] = [];
   let octets = 0;
-  for await (const chunk of response.body ?? []) {
+  const write = (chunk: Uint8Array): void => {
     octets += chunk.length;
     if (octets > 65_536) throw new KeyError('malformed', 'the JWK Set has more than 64 KiB');
     chunks.push(chunk);
-  }
+  };
+  // With the signal once more: the fetch of Node 20 and 22 loses it to the garbage collection while a body arrives.
+  await response.body?.pipeTo(new WritableStream({ write }), { signal });
   const keys = parseObject(Buffer.concat(chunks))?.['keys'];
   const usable = response.status === 200 && Array.isArray(keys) ? keys.filter(isObject).flatMap((jwk) => importVerificationKey(jwk, algorithms) ?? []) : [];
   if (usable.length === 0) throw new KeyError('malformed', 'no JWK Set with a usable key');
@@ -935,8 +942,10 @@ class IssuerKeys {
   isUsable(now: number): boolean { return !this.#url || now - this.#fetched < 86_400; }
 
   /** Brings an old set up to date; waits between failures, longer when there is a set to go on with. */
-  async update(now: number, report: Report): Promise<void> {
-    if (!this.isFresh(now) && (this.#fetching || now - this.#tried >= (this.isUsable(now) ? 30 : 1))) await this.#fetch(now, report);
+  async update(now: number, report: Report): Promise<boolean> {
+    const due = !this.isFresh(now) && (this.#fetching !== undefined || now - this.#tried >= (this.isUsable(now) ? 30 : 1));
+    if (due) await this.#fetch(now, report);
+    return due;
   }
 
   /** For an unknown kid, every 30 s at most. */
@@ -1001,26 +1010,28 @@ const VERIFIER_OPTIONS: Record<keyof VerifierOptions, Rule> = {
   now: [isFunction, 'a function that returns seconds'],
 };
 
-function checkOptions<T extends object>(options: T, rules: Record<keyof T, Rule>, where = ''): void {
+/** Checks every option and returns a copy that no later change to `options`, and no polluted prototype, reaches. */
+function readOptions<T extends object>(options: T, rules: Record<keyof T, Rule>, where = ''): T {
   if (!isObject(options)) throw new KeyError('option', `${where}options must be an object`);
+  const copy: JsonObject = Object.create(null);
   for (const [name, value] of Object.entries(options)) {
     const rule: Rule | undefined = Object.hasOwn(rules, name) ? rules[name as keyof T] : undefined;
     if (!rule) throw new KeyError('option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
     if (value !== undefined && !rule[0](value)) throw new KeyError('option', `${where}option "${name}" must be ${rule[1]}`);
+    if (value !== undefined) copy[name] = Array.isArray(value) ? [...value] : value;
   }
+  return copy as T;
 }
 
 const refuseOptions = (message: string): never => { throw new KeyError('option', message); };
 const toArray = (value: string | string[] | undefined): string[] => (isString(value) ? [value] : [...value ?? []]);
 
-function importIssuers({ trustedIssuers = [], audience }: VerifierOptions): IssuerKeys[] {
-  for (const trusted of trustedIssuers) {
-    checkOptions(trusted, ISSUER_OPTIONS, 'trustedIssuers: ');
-    if (trusted.issuer === undefined || trusted.jwks === undefined) refuseOptions('trustedIssuers: option "issuer" and option "jwks" are both needed');
-  }
-  if (new Set(trustedIssuers.map(({ issuer }) => issuer)).size < trustedIssuers.length) refuseOptions('option "trustedIssuers" names an issuer twice');
-  return trustedIssuers.map((trusted) => {
-    const expected = toArray(trusted.audience ?? audience);
+function importIssuers(options: VerifierOptions): IssuerKeys[] {
+  const issuers = (options.trustedIssuers ?? []).map((given) => readOptions(given, ISSUER_OPTIONS, 'trustedIssuers: '));
+  if (issuers.some(({ issuer, jwks }) => !issuer || !jwks)) refuseOptions('trustedIssuers: option "issuer" and option "jwks" are both needed');
+  if (new Set(issuers.map(({ issuer }) => issuer)).size < issuers.length) refuseOptions('option "trustedIssuers" names an issuer twice');
+  return issuers.map((trusted) => {
+    const expected = toArray(trusted.audience ?? options.audience);
     // Otherwise another recipient could re-encrypt a signed token to this server.
     if (expected.length === 0) refuseOptions('option "trustedIssuers" needs option "audience" or "resource": a signed token must say that it is for this server');
     return new IssuerKeys(trusted, expected);
@@ -1101,7 +1112,7 @@ function readScopes({ scope, scp }: AuthUser): readonly string[] {
 function principalOf({ auth: { user, signed }, claims }: Entry): string {
   if (user.sub !== undefined) return JSON.stringify([signed, claims.iss ?? null, user.sub]);
   const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
-  const sorted = JSON.stringify(lasting, (_name, value: unknown) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort()) : value));
+  const sorted = JSON.stringify(lasting, (_name, value: unknown) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value));
   return hash('sha256', JSON.stringify([signed, claims.iss ?? null, sorted]), 'base64url');
 }
 
@@ -1160,8 +1171,8 @@ class Verifier {
   readonly #last = new WeakMap<object, Entry>();
   readonly #reports = new Set<Report>();
 
-  constructor(options: VerifierOptions) {
-    checkOptions(options, VERIFIER_OPTIONS);
+  constructor(given: VerifierOptions) {
+    const options = readOptions(given, VERIFIER_OPTIONS);
     const { keys, trustedIssuers, clockTolerance = 30, maxTokenAge, requireExp = trustedIssuers !== undefined, claimsMember } = options;
     const { cache = { maxEntries: 1000 }, concurrency = LANES, maxPending = 256, now = () => Date.now() / 1000 } = options;
     if (keys && options.keyFile !== undefined) refuseOptions('option "keys" and option "keyFile" exclude each other');
@@ -1281,22 +1292,25 @@ class Verifier {
     return done;
   }
 
-  /** RFC 7519 §5.2. Fresh key sets first, so that an issuer that is down delays no other's tokens; then all; then anew. */
+  /** RFC 7519 §5.2. Fresh key sets first; then each issuer's as it arrives, so that one that is down delays no other's tokens. */
   async #verifyNested(jws: CompactJws): Promise<Signed> {
     const now = this.now();
-    const usable = (): IssuerKeys[] => this.#issuers.filter((issuer) => issuer.isUsable(now));
-    let match = matchIssuer(jws, this.#issuers.filter((issuer) => issuer.isFresh(now)));
-    if (isString(match)) {
-      await Promise.all(this.#issuers.map((issuer) => issuer.update(now, this.report)));
-      match = matchIssuer(jws, usable());
-    }
-    if (match === 'unknown') {
-      await Promise.all(this.#issuers.map((issuer) => issuer.refresh(now, this.report)));
-      match = matchIssuer(jws, usable());
-    }
-    if (!isString(match)) return match;
-    if (usable().length < this.#issuers.length) throw new AuthError('issuer_unavailable');
-    throw new AuthError(match === 'issuer' ? 'issuer' : 'signature');
+    const known = matchIssuer(jws, this.#issuers.filter((issuer) => issuer.isFresh(now)));
+    if (!isString(known)) return known;
+    const attempts = this.#issuers.map(async (issuer) => {
+      const fetched = await issuer.update(now, this.report);
+      let match = matchIssuer(jws, [issuer]);
+      if (match === 'unknown' && !fetched) {
+        await issuer.refresh(now, this.report);
+        match = matchIssuer(jws, [issuer]);
+      }
+      if (!issuer.isUsable(now)) throw new AuthError('issuer_unavailable');
+      if (isString(match)) throw new AuthError(match === 'issuer' ? 'issuer' : 'signature');
+      return match;
+    });
+    return Promise.any(attempts).catch(({ errors }: { errors: AuthError[] }) => {
+      throw errors.find(({ reason }) => reason === 'issuer_unavailable') ?? errors.find(({ reason }) => reason === 'issuer') ?? errors[0];
+    });
   }
 
   #entry(token: string, key: DecryptionKey, claims: AuthUser, signer: Entry['signer']): Entry {
@@ -1362,7 +1376,7 @@ interface Head {
   socket: object | undefined;
 }
 interface Answer { status: number; headers: Record<string, string>; body: string }
-interface Store { readonly auth?: Auth; readonly resource?: string; readonly resourceMetadataUrl?: string }
+interface Store { readonly auth: Auth | undefined; readonly resource?: string | undefined; readonly resourceMetadataUrl?: string | undefined }
 interface Pass {
   store: Store;
   headers: Record<string, string>;
@@ -1388,7 +1402,7 @@ const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>,
 };
 
 const context = new AsyncLocalStorage<Store>();
-const NOBODY: Store = Object.freeze({});
+const NOBODY: Store = Object.freeze({ auth: undefined });
 
 /** Events go out in nobody's context, and a listener that fails changes no answer. */
 function guardReport(onEvent: (event: AuthEvent) => unknown): Report {
@@ -1459,27 +1473,27 @@ class Gate {
   readonly #resource: Omit<Store, 'auth'>;
   readonly #report: Report | undefined;
 
-  constructor(options: AuthOptions) {
-    checkOptions(options, { ...VERIFIER_OPTIONS, ...REQUEST_OPTIONS });
+  constructor(given: AuthOptions) {
+    const options = readOptions(given, { ...VERIFIER_OPTIONS, ...REQUEST_OPTIONS });
     const { verifier, resource, cors, onEvent } = options;
-    const own = Object.fromEntries(Object.entries(options).filter(([name, value]) => Object.hasOwn(VERIFIER_OPTIONS, name) && value !== undefined));
+    const own = withoutPrototype(Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(VERIFIER_OPTIONS, name))));
     const [extra] = Object.keys(own);
     if (verifier && extra) refuseOptions(`option "verifier" and option "${extra}" exclude each other: give it to the verifier`);
     if (options.openidConfiguration && !resource) refuseOptions('option "openidConfiguration" needs option "resource"');
     // A signed token must be for this server (RFC 8707): for its resource, unless another audience is agreed on.
     if (options.trustedIssuers && resource) own['audience'] ??= resource;
     this.#verifier = verifierOf(verifier ?? new JWETokenVerifier(own));
-    this.#options = Object.fromEntries(Object.entries(options).map(([name, value]: [string, unknown]) => [name, Array.isArray(value) ? [...value] : value]));
+    this.#options = options;
     this.tokenHeader = (options.tokenHeader ?? 'authorization').toLowerCase();
     this.#documents = listDocuments(options, this.#verifier);
     this.#publicPaths = new Set(options.publicPaths);
     this.#origins = new Set([...(resource ? [new URL(resource).origin] : []), ...(cors ? cors.origin : [])]);
-    this.#resource = resource === undefined ? {} : { resource, resourceMetadataUrl: metadataUrl(resource) };
+    this.#resource = { resource, resourceMetadataUrl: resource && metadataUrl(resource) };
     this.#report = onEvent && guardReport(onEvent);
     if (this.#report) this.#verifier.subscribe(this.#report);
   }
 
-  /** At once unless something has to be read or decrypted. Never throws and never rejects. */
+  /** At once unless something has to be read or decrypted. */
   decide(head: Head): Decision | Promise<Decision> {
     const { ring, report, now } = this.#verifier;
     const time = now();
@@ -1507,7 +1521,7 @@ class Gate {
     const origin = head.field('origin');
     if (origin !== undefined && !this.#allows(origin)) throw new AuthError('origin'); // DNS rebinding
     if (cors && head.method === 'OPTIONS' && origin !== undefined && head.field('access-control-request-method') !== undefined) return { answer: this.#preflight(head) };
-    if (this.#publicPaths.has(head.path)) return { pass: { store: {}, headers: this.#cors(head), watch: undefined } };
+    if (this.#publicPaths.has(head.path)) return { pass: { store: { auth: undefined }, headers: this.#cors(head), watch: undefined } };
     if (head.tokens.length > 1) throw new AuthError('duplicate_token');
     const token = readBearer(head.tokens[0] ?? '');
     if (token === undefined && !anonymous) throw new AuthError('no_token');
@@ -1526,11 +1540,11 @@ class Gate {
   }
 
   #enter(head: Head, entry: Entry | undefined): Decision {
-    const pass: Pass = { store: entry ? { auth: entry.auth, ...this.#resource } : {}, headers: this.#cors(head), watch: undefined };
+    const pass: Pass = { store: { auth: entry?.auth, ...this.#resource }, headers: this.#cors(head), watch: undefined };
     if (this.#options.bindSessions === false) return { pass };
     const { sessions } = this.#verifier;
     const principal = (): string => (entry ? principalOf(entry) : 'anonymous');
-    const id = head.field('mcp-session-id');
+    const id = head.field('mcp-session-id') || undefined;
     if (id === undefined) pass.watch = (status, opened) => { if (opened !== undefined && isSuccess(status)) sessions.open(opened, principal()); };
     else if (!sessions.allows(id, principal())) throw new AuthError('session');
     else if (head.method === 'DELETE') pass.watch = (status) => { if (isSuccess(status)) sessions.close(id); };
@@ -1571,7 +1585,7 @@ class Gate {
     const { cors } = this.#options;
     if (!cors) return NO_HEADERS;
     const expose = { 'access-control-expose-headers': 'WWW-Authenticate, Mcp-Session-Id' };
-    if (cors.origin === '*') return { 'access-control-allow-origin': '*', ...expose };
+    if (this.#origins.has('*')) return { 'access-control-allow-origin': '*', ...expose };
     const origin = head.field('origin');
     return { vary: 'Origin', ...expose, ...(origin !== undefined && this.#allows(origin) && { 'access-control-allow-origin': origin }) };
   }
@@ -1637,7 +1651,8 @@ function keepContext(emitter: IncomingMessage | ServerResponse, store: Store): v
   contexts.set(emitter, store);
   if (wrapped) return;
   const emit: (...args: unknown[]) => boolean = emitter.emit;
-  emitter.emit = (...args: unknown[]): boolean => context.run(contexts.get(emitter) ?? NOBODY, Reflect.apply, emit, emitter, args);
+  emitter.emit = (...args: [name: string, ...unknown[]]): boolean => (emitter.listenerCount(args[0]) === 0 // nobody to see the context
+    ? Reflect.apply(emit, emitter, args) : context.run(contexts.get(emitter) ?? NOBODY, Reflect.apply, emit, emitter, args));
 }
 
 /** Sees the head of the answer as it is sent; Node calls writeHead for implicit heads too. */
@@ -1645,7 +1660,8 @@ function watchHead(res: ServerResponse, watch: NonNullable<Pass['watch']>): void
   const { writeHead } = res;
   res.writeHead = (...args: unknown[]): ServerResponse => {
     const [status, headers] = [args[0], args.at(-1)];
-    const fields: unknown[] = Array.isArray(headers) ? headers.flat() : isObject(headers) ? Object.entries(headers).flat() : [];
+    const list: unknown = isObject(headers) ? Object.entries(headers) : headers;
+    const fields: unknown[] = !Array.isArray(list) ? [] : Array.isArray(list[0]) ? list.flat() : list; // pairs, or names and values in turn
     const index = fields.findIndex((name, at) => at % 2 === 0 && isString(name) && name.toLowerCase() === 'mcp-session-id');
     const opened: unknown = index < 0 ? res.getHeader('mcp-session-id') : fields[index + 1];
     watch(Number(status), opened === undefined ? undefined : String(opened));
@@ -1678,30 +1694,40 @@ function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): H
   return { method, path, tokens: readFields(rawHeaders, tokenHeader), field, onLeave: (leave) => { res.once('close', leave); }, socket };
 }
 
-/** Carries out a decision: answers, or goes on inside the user's context. */
-function act(decision: Decision, req: NodeRequest, res: ServerResponse, proceed: () => unknown): unknown {
+/** Carries out a decision: answers, or prepares the request for the handler and returns the context to run it in. */
+function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store | undefined {
   if ('answer' in decision) {
     const { status, headers, body } = decision.answer;
     res.writeHead(status, status === 204 ? headers : { ...headers, 'content-length': Buffer.byteLength(body) }).end(body);
     return undefined;
   }
   const { store, headers, watch } = decision.pass;
-  for (const [name, value] of Object.entries(headers)) res.setHeader(name, value);
+  for (const [name, value] of Object.entries(headers)) {
+    res.setHeader(name, name === 'vary' && res.hasHeader(name) ? `${res.getHeader(name)}, ${value}` : value);
+  }
   if (watch) watchHead(res, watch);
   if (store.auth) req.auth = describeAuth(store);
   keepContext(req, store);
   keepContext(res, store);
-  return context.run(store, proceed);
+  return store;
 }
 
-function serve(gate: Gate, req: NodeRequest, res: ServerResponse, proceed: () => unknown): unknown {
-  const decision = gate.decide(readHead(req, res, gate.tokenHeader));
-  if (!(decision instanceof Promise)) return act(decision, req, res, proceed);
+/** `fail` gets what went wrong here; what the handler throws goes its own way. */
+function serve(gate: Gate, req: NodeRequest, res: ServerResponse, proceed: () => unknown, fail: (error: unknown) => void): unknown {
+  const go = (decision: Decision): unknown => {
+    let store: Store | undefined;
+    try { store = act(decision, req, res); } catch (error) { return fail(error); }
+    return store && context.run(store, proceed);
+  };
+  let decision: Decision | Promise<Decision>;
+  try { decision = gate.decide(readHead(req, res, gate.tokenHeader)); } catch (error) { return fail(error); }
+  if (!(decision instanceof Promise)) return go(decision);
   let left = false;
   res.once('close', () => { left = true; });
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
   return new Promise((resolve) => {
-    void decision.then((made) => process.nextTick(() => resolve(left ? undefined : act(made, req, res, proceed))));
+    const later = (step: () => unknown): void => process.nextTick(() => resolve(left ? undefined : step()));
+    decision.then((made) => later(() => go(made)), (error: unknown) => later(() => fail(error)));
   });
 }
 
@@ -1713,21 +1739,23 @@ export function withAuth(handler: RequestListener, options: AuthOptions = {}): R
   if (typeof handler !== 'function') refuseOptions('withAuth needs a request listener: withAuth((req, res) => { … }, options)');
   const gate = new Gate(options);
   return function authenticated(this: unknown, req, res) {
-    return serve(gate, req, res, () => Reflect.apply(handler, this, [req, res]));
+    return serve(gate, req, res, () => Reflect.apply(handler, this, [req, res]), (error) => { throw error; });
   };
 }
 
 /**
  * The same as Connect and Express middleware. Mount it at the root, or the public documents are not found.
+ * Unexpected errors go to `next(error)`.
  * @throws KeyError for bad options, and when there is no usable key
  */
 export function authMiddleware(options: AuthOptions = {}): (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void {
   const gate = new Gate(options);
-  return (req, res, next) => { serve(gate, req, res, () => next()); };
+  return (req, res, next) => { serve(gate, req, res, () => next(), next); };
 }
 
 /**
- * The same for servers that answer a `Request` with a `Response`. Sets `request.auth`.
+ * The same for servers that answer a `Request` with a `Response`. Sets `request.auth`. A body that is pulled after the
+ * handler has returned is outside its context: read the user before.
  * @throws KeyError for bad options, and when there is no usable key
  */
 export function withAuthFetch<Rest extends unknown[]>(
@@ -1752,7 +1780,7 @@ export function withAuthFetch<Rest extends unknown[]>(
     watch?.(response.status, response.headers.get('mcp-session-id') ?? undefined);
     if (headers === NO_HEADERS) return response;
     const open = new Response(response.body, response); // the handler's may be immutable
-    for (const [name, value] of Object.entries(headers)) open.headers.set(name, value);
+    for (const [name, value] of Object.entries(headers)) open.headers[name === 'vary' ? 'append' : 'set'](name, value);
     return open;
   };
 }

@@ -285,3 +285,31 @@ describe('withAuthFetch in', () => {
     });
   });
 });
+
+describe('authMiddleware and unexpected errors', () => {
+  it('gives an error that nobody expects to next', async (t) => {
+    const boom = new Error('no clock');
+    let broken = false;
+    const middleware = authMiddleware({ keys: await serverKeys(), now: () => { if (broken) throw boom; return Date.now() / 1000; } });
+    const given: unknown[] = [];
+    const { port } = await serve(t, (req, res) => middleware(req, res, (error) => { given.push(error); res.end(); }));
+    const headers = await bearer({ sub: 'ada' });
+    broken = true;
+    await ask(port, { headers });
+    broken = false;
+    await ask(port, { headers });
+    assert.deepEqual(given, [boom, undefined]);
+  });
+
+  it('gives the error to next when someone before it has begun the answer', async (t) => {
+    const middleware = authMiddleware({ keys: await serverKeys(), cors: { origin: '*' } });
+    const given: unknown[] = [];
+    const { port } = await serve(t, (req, res) => {
+      res.flushHeaders();
+      middleware(req, res, (error) => { given.push(error instanceof Error && 'code' in error ? error.code : error); res.end(); });
+    });
+    const good = await bearer({ sub: 'ada' });
+    for (const headers of [{}, { authorization: 'Bearer x' }, good, good]) await ask(port, { headers });
+    assert.deepEqual(given, Array(4).fill('ERR_HTTP_HEADERS_SENT'));
+  });
+});

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import type { RequestListener } from 'node:http';
 import { describe, it } from 'node:test';
-import { type AuthOptions, withAuthFetch } from 'mcp-auth-middleware';
+import { authMiddleware, type AuthOptions, withAuthFetch } from 'mcp-auth-middleware';
+import { serve } from './support.js';
 import { type Answer, type Ask, ask, bearer, guard, serverKeys, whoami } from './wire.js';
 
 const APP = 'https://app.example';
@@ -184,5 +185,17 @@ describe('the Origin of a request', () => {
     for (const origin of [EVIL, 'null', '', '*', `${APP}/`, 'https://APP.example', `${APP}:443`, ` ${APP}.`, `${APP},${APP}`, 'app.example', '//app.example', 'http://localhost:5173/', 'http://127.0.0.1:5173']) {
       assert.equal((await ask(port, { headers: { origin, ...(await bearer({})) } })).status, 403, origin);
     }
+  });
+});
+
+describe('CORS and Vary', () => {
+  it('keeps the Vary that someone before it has set', async (t) => {
+    const middleware = authMiddleware({ keys: await serverKeys(), anonymous: true, cors: { origin: ['https://app.example'] } });
+    const { port } = await serve(t, (req, res) => { res.setHeader('vary', 'Accept-Encoding'); middleware(req, res, () => res.end()); });
+    assert.match(String((await ask(port)).headers.vary), /accept-encoding/i);
+  });
+  it('keeps the Vary of a fetch handler', async () => {
+    const answer = await withAuthFetch(() => new Response('', { headers: { vary: 'Accept' } }), { keys: await serverKeys(), anonymous: true, cors: { origin: ['https://app.example'] } })(new Request('http://a/'));
+    assert.match(String(answer.headers.get('vary')), /accept.*origin|origin.*accept/i);
   });
 });

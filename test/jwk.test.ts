@@ -360,3 +360,11 @@ describe('generateKeyPair', () => {
     it(`refuses ${JSON.stringify(options)}`, () => assert.rejects(generateKeyPair(untyped(options)), (error) => error instanceof KeyError && error.code === 'option'));
   }
 });
+
+describe('compactEncrypt', () => {
+  it('refuses what is no key, without quoting it', () => {
+    for (const jwk of ['PRIVATE-MEMBER', null, 7, undefined]) {
+      assert.throws(() => compactEncrypt(Buffer.from('x'), jwk as never), (error) => error instanceof KeyError && !error.message.includes('PRIVATE-MEMBER'));
+    }
+  });
+});

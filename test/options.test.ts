@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { authMiddleware, type AuthOptions, JWETokenVerifier, KeyError, type JwkSet, withAuth, withAuthFetch } from 'mcp-auth-middleware';
 import { keyPair, serve } from './support.js';
-import { ask, bearer, serverKeys, whoami } from './wire.js';
+import { ask, bearer, guard, serverKeys, whoami } from './wire.js';
 
 /** Options as JavaScript may bring them, whatever the types say. */
 type Loose = Record<string, unknown>;
@@ -226,5 +226,32 @@ describe('options are read once', () => {
     assert.deepEqual(answers.map(({ status }) => status), [401, 403, 401, 200, 403, 200]);
     assert.match(answers[0]?.headers['www-authenticate'] ?? '', /scope="read", resource_metadata="https:\/\/mcp\.example\//);
     assert.equal(answers[0]?.headers.vary, 'Origin');
+  });
+});
+
+describe('options, once read,', () => {
+  it('take nothing from a polluted prototype', async (t) => {
+    const pollution: Loose = { anonymous: true, publicPaths: ['/mcp'], cors: { origin: '*' }, requiredClaims: ['email'], tokenHeader: 'x-evil', jwksPath: '/evil', resource: 'https://evil.example', bindSessions: false };
+    const names = Object.keys(pollution);
+    const { port } = await guard(t);
+    Object.assign(Object.prototype, pollution);
+    try {
+      const later = await guard(t);
+      for (const target of [port, later.port]) {
+        assert.equal((await ask(target)).status, 401);
+        assert.equal((await ask(target)).headers['access-control-allow-origin'], undefined);
+        assert.equal((await ask(target, { headers: await bearer({ sub: '1' }) })).status, 200);
+        assert.equal((await ask(target, { path: '/.well-known/jwks.json' })).status, 200);
+      }
+    } finally {
+      for (const name of names) Reflect.deleteProperty(Object.prototype, name);
+    }
+  });
+
+  it('do not change when the object given does', async (t) => {
+    const cors: { origin: '*' | string[] } = { origin: ['https://app.example'] };
+    const { port } = await serve(t, withAuth((_req, res) => { res.end(); }, { keys: await serverKeys(), cors }));
+    cors.origin = '*';
+    assert.equal((await ask(port)).headers['access-control-allow-origin'], undefined);
   });
 });

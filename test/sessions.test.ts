@@ -319,3 +319,13 @@ describe('the bounds', () => {
     assert.equal((await ask(port, { headers: { ...bob, 'mcp-session-id': 'kept' }, agent })).status, 404);
   });
 });
+
+describe('the principal', () => {
+  it('without sub does not depend on the order', async () => {
+    const handler = withAuthFetch((request) => new Response(null, { status: 204, ...(!request.headers.has('mcp-session-id') && { headers: { 'mcp-session-id': 'id' } }) }), { keys: await serverKeys() });
+    const use = async (claims: object, more = {}): Promise<number> => (await handler(new Request('http://a/mcp', { headers: { ...(await bearer(claims)), ...more } }))).status;
+    assert.equal(await use({ a: { b: 1, c: [1, { d: 2, e: 3 }] }, f: 4 }), 204);
+    assert.equal(await use({ f: 4, a: { c: [1, { e: 3, d: 2 }], b: 1 } }, { 'mcp-session-id': 'id' }), 204);
+    assert.equal(await use({ f: 4, a: { c: [1, { e: 3, d: 4 }], b: 1 } }, { 'mcp-session-id': 'id' }), 404);
+  });
+});

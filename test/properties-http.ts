@@ -84,7 +84,8 @@ interface Exchange { seen: number; finished: number; problems: string[] }
 export async function httpLaws(scope: Scope): Promise<Law[]> {
   const [{ privateJwk, publicJwk }, { publicJwk: foreign }] = await Promise.all([keyPair(), keyPair('other')]);
   const past = Math.floor(Date.now() / 1000) - 3600;
-  const valid = await Promise.all(['alice', 'bob'].map((sub) => encryptToken({ sub }, publicJwk, { expiresIn: 1e6 })));
+  // With a subject and without one: then a session belongs to all the claims, of which two are objects.
+  const valid = await Promise.all([{ who: 'alice', sub: 'a' }, { who: 'bob', one: { n: [{}] }, two: { n: null } }].map((claims) => encryptToken(claims, publicJwk, { expiresIn: 1e6 })));
   const users = new Map(valid.map((token, n) => [token, n ? 'bob' : 'alice']));
   const [alice = ''] = valid;
   const expired = await encryptToken({ sub: 'alice', iat: past, exp: past + 60 }, publicJwk);
@@ -93,21 +94,23 @@ export async function httpLaws(scope: Scope): Promise<Law[]> {
   const exchanges = new WeakMap<Socket, Exchange>();
   const exchangeOf = ({ socket }: IncomingMessage): Exchange => exchanges.get(socket) ?? assert.fail('a request on an unknown connection');
   const ran = new WeakMap<IncomingMessage, string | null>();
+  let sessions = 0;
   const gate = withAuth(async (req, res) => {
     const { problems } = exchangeOf(req);
     const { user: expected } = contract(req, users);
     const look = (when: string): void => {
-      const user = getUser().sub ?? null;
+      const user = getUser<{ who?: string }>().who ?? null;
       if (expected === undefined || user !== expected) problems.push(`${when}: the handler ran for ${user} instead of ${expected}: ${req.method} ${req.url}`);
       if (user !== null && users.get(getAuth()?.token ?? '') !== user) problems.push(`${when}: another's token`);
-      if ((Reflect.get(req, 'auth')?.extra.sub ?? null) !== user) problems.push(`${when}: another's req.auth`);
+      if ((Reflect.get(req, 'auth')?.extra.who ?? null) !== user) problems.push(`${when}: another's req.auth`);
     };
-    ran.set(req, getUser().sub ?? null);
+    ran.set(req, getUser<{ who?: string }>().who ?? null);
     look('at once');
     req.on('data', () => look('in data'));
     res.on('finish', () => look('in finish'));
     await turn();
     look('a turn later');
+    res.setHeader('Mcp-Session-Id', `session ${sessions += 1}`);
     res.end('hello');
   }, { keys: privateJwk, publicPaths: ['/health'], clockTolerance: 0 });
 
@@ -122,7 +125,7 @@ export async function httpLaws(scope: Scope): Promise<Law[]> {
       if (res.statusCode !== status || handled !== user) exchange.problems.push(`${req.method} ${req.url}: ${res.statusCode} instead of ${status}, handler for ${handled} instead of ${user}`);
     });
     gate(req, res);
-    if (getUser().sub !== undefined || getAuth() !== undefined) exchange.problems.push('the context leaks out of the handler');
+    if (getUser<{ who?: string }>().who !== undefined || getAuth() !== undefined) exchange.problems.push('the context leaks out of the handler');
   });
   const sockets = new Map<number | undefined, Socket>();
   server.on('connection', (socket) => {

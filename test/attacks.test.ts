@@ -1,11 +1,11 @@
 // The attack classes in one table, each with several cases, against a real server on a real socket: nobody gets in.
 // The other suites take each family apart; here every case must leave the handler alone and the next honest user unharmed.
 import assert from 'node:assert/strict';
-import { createHmac, createPrivateKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { createHmac, createPrivateKey, type KeyObject } from 'node:crypto';
 import { before, describe, it } from 'node:test';
 import { type AuthOptions, compactEncrypt, type Jwk, JWETokenVerifier, KeyError, type RsaPrivateJwk, type RsaPublicJwk } from 'mcp-auth-middleware';
 import { keyPair, root, run } from './support.js';
-import { base64url, type Content, edit, editBytes, flip, oaep, type OaepDefect, pkcs1, type Recipe, seal, SIGNERS, signJws, untyped } from './tokens.js';
+import { base64url, type Content, edit, editBytes, flip, newPair, oaep, type OaepDefect, pkcs1, type Recipe, seal, SIGNERS, signJws, untyped } from './tokens.js';
 import { exchange, guard } from './wire.js';
 
 const NOW = Math.floor(Date.now() / 1000);
@@ -21,10 +21,10 @@ before(async () => {
   stranger = (await keyPair('stranger')).publicJwk;
 });
 
-const issuer = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-const rsaIssuer = generateKeyPairSync('rsa', { modulusLength: 2048 });
-const other = generateKeyPairSync('ed25519');
-const attacker = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+const issuer = newPair('ec', { namedCurve: 'P-256' });
+const rsaIssuer = newPair('rsa', { modulusLength: 2048 });
+const other = newPair('ed25519');
+const attacker = newPair('ec', { namedCurve: 'P-256' });
 interface Pair { publicKey: KeyObject; privateKey: KeyObject }
 const jwkOf = ({ publicKey }: Pair, kid: string, alg: string): Jwk => untyped({ ...publicKey.export({ format: 'jwk' }), kid, alg, use: 'sig' });
 const signed = ({ privateKey }: Pair, alg: string, header: object = {}, claims: Content = SIGNED): string =>
@@ -231,7 +231,7 @@ describe('a server does not start', () => {
     ['with p and q swapped', () => ({ ...privateJwk, p: privateJwk.q, q: privateJwk.p }), 'inconsistent'],
     ['with a third prime', () => ({ ...privateJwk, oth: [] }), 'unsupported'],
     ['with a signing key', () => ({ ...privateJwk, use: 'sig' }), 'unsupported'],
-    ['with 1024 bits', () => generateKeyPairSync('rsa', { modulusLength: 1024 }).privateKey.export({ format: 'jwk' }), 'weak'],
+    ['with 1024 bits', () => newPair('rsa', { modulusLength: 1024 }).privateKey.export({ format: 'jwk' }), 'weak'],
     ['with padding in n', () => ({ ...privateJwk, n: `${privateJwk.n}=` }), 'malformed'],
   ];
   for (const [name, key, code] of KEYS) {

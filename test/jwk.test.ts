@@ -1,13 +1,13 @@
 // Keys: what is imported, what is refused and why, what is published, thumbprints, generation.
 import assert from 'node:assert/strict';
-import { createPrivateKey, createPublicKey, generateKeyPairSync, generatePrimeSync } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generatePrimeSync } from 'node:crypto';
 import { before, describe, it } from 'node:test';
 import { calculateJwkThumbprint } from 'jose';
 import {
   compactDecrypt, compactEncrypt, encryptToken, generateKeyPair, JWETokenVerifier, jwkThumbprint, KeyError, type KeyErrorCode, publicJwks, type RsaPrivateJwk, type RsaPublicJwk,
 } from 'mcp-auth-middleware';
 import { keyPair } from './support.js';
-import { keyRefused, seal, untyped } from './tokens.js';
+import { keyRefused, newPair, seal, untyped } from './tokens.js';
 
 const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
 const PUBLIC_MEMBERS = ['alg', 'e', 'kid', 'kty', 'n', 'use'];
@@ -47,7 +47,7 @@ function assemble(p: bigint, q: bigint): RsaPublicJwk {
   return { kty: 'RSA', n: '', e: '', ...Object.fromEntries(Object.entries(members).map(([name, value]) => [name, writeUint(value)])) };
 }
 
-const exported = (modulusLength: number, publicExponent = 65537): object => generateKeyPairSync('rsa', { modulusLength, publicExponent }).privateKey.export({ format: 'jwk' });
+const exported = (modulusLength: number, publicExponent = 65537): object => newPair('rsa', { modulusLength, publicExponent }).privateKey.export({ format: 'jwk' });
 
 /** The bytes of a number one too long: a leading zero octet, which big-endian integers of JWKs must not have. */
 const padLeft = (text: string): string => Buffer.concat([Buffer.of(0), Buffer.from(text, 'base64url')]).toString('base64url');
@@ -68,7 +68,16 @@ describe('the import of a private key', () => {
   ]);
   const FOREIGN: Defect[] = (['n', ...PRIVATE_MEMBERS] as const).map((member): Defect => [`${member} of another key`, (key) => ({ ...key, [member]: other[member] }), 'inconsistent', /belong together/]);
   const WRONG_BY: Defect[] = PRIVATE_MEMBERS.map((member): Defect => [`${member} two too large`, (key) => ({ ...key, [member]: writeUint(readUint(key[member]) + 2n) }), 'inconsistent', /belong together/]);
+  /** Another d, with the CRT members that belong to it. */
+  const withD = (key: RsaPrivateJwk, step: (p: bigint, q: bigint) => bigint): object => {
+    const [n, p, q] = [readUint(key.n), readUint(key.p), readUint(key.q)];
+    const d = (readUint(key.d) + step(p, q)) % n;
+    return { ...key, d: writeUint(d), dp: writeUint(d % (p - 1n)), dq: writeUint(d % (q - 1n)) };
+  };
   const CRT: Defect[] = [
+    ['a d that is right for q only, and dp and dq that follow it', (key) => withD(key, (_p, q) => q - 1n), 'inconsistent', /belong together/],
+    ['a d that is right for p only, and dp and dq that follow it', (key) => withD(key, (p) => p - 1n), 'inconsistent', /belong together/],
+    ['a d that is right for neither, and dp and dq that follow it', (key) => withD(key, () => 2n), 'inconsistent', /belong together/],
     ['p and q swapped', (key) => ({ ...key, p: key.q, q: key.p }), 'inconsistent', /belong together/],
     ['dp and dq swapped', (key) => ({ ...key, dp: key.dq, dq: key.dp }), 'inconsistent', /belong together/],
     ['p = 1 and q = n', (key) => ({ ...key, p: 'AQ', q: key.n }), 'inconsistent', /belong together/],
@@ -318,7 +327,7 @@ describe('jwkThumbprint', () => {
     assert.equal(jwkThumbprint({ kty: 'OKP', crv: 'Ed25519', x: '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo' }), 'kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k');
   });
   it('gives what jose gives, whatever else the key says and in whatever order', async () => {
-    const pairs = [generateKeyPairSync('ec', { namedCurve: 'P-256' }), generateKeyPairSync('ed25519'), generateKeyPairSync('rsa', { modulusLength: 2048 })];
+    const pairs = [newPair('ec', { namedCurve: 'P-256' }), newPair('ed25519'), newPair('rsa', { modulusLength: 2048 })];
     for (const { privateKey, publicKey } of pairs) {
       const jwk = publicKey.export({ format: 'jwk' });
       const expected = await calculateJwkThumbprint(jwk);

@@ -1,11 +1,11 @@
 // Signed and encrypted tokens: only a trusted issuer says who the user is, and nothing else passes for its signature.
 import assert from 'node:assert/strict';
-import { constants, createHmac, createPrivateKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
+import { constants, createHmac, createPrivateKey, type KeyObject, sign } from 'node:crypto';
 import { before, describe, it } from 'node:test';
 import { compactDecrypt as joseDecrypt, CompactEncrypt, compactVerify, exportJWK, generateKeyPair as joseKeyPair, importJWK, SignJWT } from 'jose';
 import { encryptToken, type Jwk, JWETokenVerifier, jwkThumbprint, type JwkSet, KeyError, type PrivateSigningJwk, type RefusalReason, type RsaPublicJwk, type SignatureAlg, type TrustedIssuer, type VerifierOptions } from 'mcp-auth-middleware';
 import { keyPair } from './support.js';
-import { base64url, type Content, keyRefused, refused, seal, SIGNERS, signJws, untyped } from './tokens.js';
+import { base64url, type Content, keyRefused, newPair, refused, seal, SIGNERS, signJws, untyped } from './tokens.js';
 
 const ISSUER = 'https://issuer.example';
 const AUDIENCE = 'https://server.example/mcp';
@@ -15,7 +15,7 @@ const CLAIMS = { iss: ISSUER, aud: AUDIENCE, sub: 'ada', iat: NOW, exp: NOW + 60
 interface SigningPair { alg: string; privateKey: KeyObject; publicKey: KeyObject; publicJwk: Jwk & { kid: string }; privateJwk: PrivateSigningJwk }
 
 function signingPair(alg: string, kid: string): SigningPair {
-  const { privateKey, publicKey } = alg === 'ES256' ? generateKeyPairSync('ec', { namedCurve: 'P-256' }) : alg === 'EdDSA' ? generateKeyPairSync('ed25519') : generateKeyPairSync('rsa', { modulusLength: 2048 });
+  const { privateKey, publicKey } = alg === 'ES256' ? newPair('ec', { namedCurve: 'P-256' }) : alg === 'EdDSA' ? newPair('ed25519') : newPair('rsa', { modulusLength: 2048 });
   const said = { kid, alg, use: 'sig' };
   return { alg, privateKey, publicKey, publicJwk: untyped({ ...publicKey.export({ format: 'jwk' }), ...said }), privateJwk: untyped({ ...privateKey.export({ format: 'jwk' }), ...said }) };
 }
@@ -378,9 +378,11 @@ describe('which key and algorithm', () => {
     for (const pair of [es256, second]) assert.equal((await both.verifyToken(token(pair, 'ES256'))).sub, 'ada');
   });
 
-  const p384 = generateKeyPairSync('ec', { namedCurve: 'P-384' }).publicKey.export({ format: 'jwk' });
-  const weak = generateKeyPairSync('rsa', { modulusLength: 1024 }).publicKey.export({ format: 'jwk' });
-  const e3 = generateKeyPairSync('rsa', { modulusLength: 2048, publicExponent: 3 }).publicKey.export({ format: 'jwk' });
+  const p384 = newPair('ec', { namedCurve: 'P-384' }).publicKey.export({ format: 'jwk' });
+  const weak = newPair('rsa', { modulusLength: 1024 }).publicKey.export({ format: 'jwk' });
+  const e3 = newPair('rsa', { modulusLength: 2048, publicExponent: 3 }).publicKey.export({ format: 'jwk' });
+  let lossy = signingPair('ES256', 'lossy').publicJwk;
+  while (Buffer.from(lossy.x ?? '', 'base64url')[0] !== 0) lossy = signingPair('ES256', 'lossy').publicJwk;
   const SKIPPED: [name: string, jwk: unknown][] = [
     ['an encryption key', { ...rs256.publicJwk, use: 'enc', alg: 'RSA-OAEP-256' }],
     ['use enc', { ...rs256.publicJwk, use: 'enc' }],
@@ -398,6 +400,9 @@ describe('which key and algorithm', () => {
     ['P-256 called P-384', { ...es256.publicJwk, crv: 'P-384' }],
     ['a point off the curve', { ...es256.publicJwk, y: es256.publicJwk.x }],
     ['a short coordinate', { ...es256.publicJwk, x: base64url(Buffer.from(es256.publicJwk.x ?? '', 'base64url').subarray(1)) }],
+    ['a coordinate with a zero octet in front', { ...es256.publicJwk, x: base64url(Buffer.concat([Buffer.of(0), Buffer.from(es256.publicJwk.x ?? '', 'base64url')])) }],
+    ['a coordinate that lost its zero octet in front', { ...lossy, x: base64url(Buffer.from(lossy.x ?? '', 'base64url').subarray(1)) }],
+    ['Ed25519 of 33 octets', { ...eddsa.publicJwk, x: base64url(Buffer.alloc(33, 1)) }],
     ['a padded coordinate', { ...es256.publicJwk, x: `${es256.publicJwk.x}=` }],
     ['no y', { ...es256.publicJwk, y: undefined }],
     ['Ed448', { kty: 'OKP', crv: 'Ed448', x: base64url(Buffer.alloc(57, 1)) }],
@@ -471,8 +476,8 @@ describe('encryptToken with sign', () => {
     for (const key of [rsa, okp, { ...eddsa.privateJwk, alg: 'Ed25519' }, { ...es256.privateJwk, key_ops: ['sign'] }]) assert.equal((await strict.verifyToken(await mint(key, { sub: 'ada' }))).sub, 'ada');
   });
   const { d: _private, ...publicOnly } = es256.privateJwk;
-  const p384 = generateKeyPairSync('ec', { namedCurve: 'P-384' }).privateKey.export({ format: 'jwk' });
-  const weak = generateKeyPairSync('rsa', { modulusLength: 1024 }).privateKey.export({ format: 'jwk' });
+  const p384 = newPair('ec', { namedCurve: 'P-384' }).privateKey.export({ format: 'jwk' });
+  const weak = newPair('rsa', { modulusLength: 1024 }).privateKey.export({ format: 'jwk' });
   const REFUSED: [name: string, key: unknown, code: string][] = [
     ['a public key', publicOnly, 'inconsistent'], ['null', null, 'unsupported'], ['undefined', undefined, 'unsupported'], ['a string', 'key', 'unsupported'], ['a secret', { kty: 'oct', k: 'c2VjcmV0' }, 'unsupported'],
     ['an encryption key', { ...rs256.privateJwk, use: 'enc' }, 'unsupported'], ['alg RSA-OAEP-256', { ...rs256.privateJwk, alg: 'RSA-OAEP-256' }, 'unsupported'], ['alg none', { ...rs256.privateJwk, alg: 'none' }, 'unsupported'],

@@ -1,10 +1,9 @@
 // Python on the other side: tokens made there are read here, and the other way round.
 import assert from 'node:assert/strict';
-import { generateKeyPairSync } from 'node:crypto';
 import { before, describe, it } from 'node:test';
 import { encryptToken, JWETokenVerifier } from 'mcp-auth-middleware';
 import { keyPair, run } from './support.js';
-import { refused, untyped } from './tokens.js';
+import { newPair, refused, untyped } from './tokens.js';
 
 /** Each program reads a list of jobs from standard input and prints a list of results. */
 const PROGRAMS = {
@@ -69,10 +68,10 @@ for (const [library, python] of found) {
   describe(`${library} of Python`, () => {
     const results = new Map<string, string>();
     const keys = [
-      { alg: 'RS256', pair: generateKeyPairSync('rsa', { modulusLength: 2048 }) },
-      { alg: 'PS256', pair: generateKeyPairSync('rsa', { modulusLength: 2048 }) },
-      { alg: 'ES256', pair: generateKeyPairSync('ec', { namedCurve: 'P-256' }) },
-      { alg: 'EdDSA', pair: generateKeyPairSync('ed25519') },
+      { alg: 'RS256', pair: newPair('rsa', { modulusLength: 2048 }) },
+      { alg: 'PS256', pair: newPair('rsa', { modulusLength: 2048 }) },
+      { alg: 'ES256', pair: newPair('ec', { namedCurve: 'P-256' }) },
+      { alg: 'EdDSA', pair: newPair('ed25519') },
     ].map(({ alg, pair }) => ({ alg, jwk: { ...pair.privateKey.export({ format: 'jwk' }), kid: alg }, publicJwk: { ...pair.publicKey.export({ format: 'jwk' }), kid: alg, alg } }));
 
     before(async () => {

@@ -1,7 +1,7 @@
 // Makes tokens by hand with node:crypto and none of the library's code: sound ones, and ones with exactly one defect.
 // And says what a refusal must look like, whatever was wrong.
 import assert from 'node:assert/strict';
-import { constants, createCipheriv, createHash, createPublicKey, type KeyObject, publicEncrypt, randomBytes, sign } from 'node:crypto';
+import { constants, createCipheriv, createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, publicEncrypt, randomBytes, sign } from 'node:crypto';
 import { AuthError, KeyError, type KeyErrorCode, type RefusalReason, type RsaPublicJwk } from 'mcp-auth-middleware';
 
 /** A string or bytes are taken as they are, anything else as its JSON. */
@@ -13,6 +13,20 @@ export const base64url = (content: Content): string => bytes(content).toString('
 
 /** What a caller without TypeScript may pass. */
 export const untyped = <T = never>(value: unknown): T => value as T;
+
+const IN_PEM = { publicKeyEncoding: { type: 'spki', format: 'pem' }, privateKeyEncoding: { type: 'pkcs8', format: 'pem' } } as const;
+
+/**
+ * A pair that went through PEM: on Node 20 the JWK export of a key deadlocks when the collector meanwhile frees the job that
+ * generated it, and the two share a lock (once in some 3,000 exports).
+ */
+export function newPair(type: 'rsa' | 'ec' | 'ed25519', options: { modulusLength?: number; publicExponent?: number; namedCurve?: string } = {}): { publicKey: KeyObject; privateKey: KeyObject } {
+  const { modulusLength = 2048, publicExponent = 65537, namedCurve = 'P-256' } = options;
+  const pem = type === 'rsa' ? generateKeyPairSync(type, { modulusLength, publicExponent, ...IN_PEM })
+    : type === 'ec' ? generateKeyPairSync(type, { namedCurve, ...IN_PEM })
+      : generateKeyPairSync(type, IN_PEM);
+  return { publicKey: createPublicKey(pem.publicKey), privateKey: createPrivateKey(pem.privateKey) };
+}
 
 type Hash = 'sha1' | 'sha256' | 'sha384';
 const hashOf = (jwk: { alg?: string | undefined }): Hash => (jwk.alg === 'RSA-OAEP' ? 'sha1' : 'sha256');

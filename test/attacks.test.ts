@@ -285,4 +285,30 @@ process.stdout.write(JSON.stringify(results));
       else assert.equal(accepted, '{"name":"Ada"}', name);
     }
   });
+
+  const SERVER = `
+import { readFileSync } from 'node:fs';
+import { createServer, get } from 'node:http';
+import { withAuth } from 'mcp-auth-middleware';
+const { key, options } = JSON.parse(readFileSync(0, 'utf8'));
+const server = createServer(withAuth((req, res) => res.end('reached'), { keys: key })).listen(0, '127.0.0.1');
+await new Promise((resolve) => server.once('listening', resolve));
+const ask = () => new Promise((resolve, reject) => get({ host: '127.0.0.1', port: server.address().port, path: '/mcp', agent: false }, (res) => {
+  res.resume();
+  resolve(res.statusCode);
+}).on('error', reject));
+const statuses = { before: await ask() };
+for (const [name, value] of Object.entries(options)) {
+  Object.prototype[name] = value;
+  try { statuses[name] = await ask(); } finally { delete Object.prototype[name]; }
+}
+process.stdout.write(JSON.stringify(statuses));
+server.close();
+`;
+  it('of the process turns no option of a running server on', async () => {
+    const options = { anonymous: true, publicPaths: ['/mcp'], jwksPath: '/mcp', tokenHeader: 'host', cors: { origin: '*' }, resource: 'https://a.example/', bindSessions: false, requireExp: false, verifier: {} };
+    const { stdout, stderr, code } = await run(process.execPath, ['--no-warnings', '--input-type=module', '-e', SERVER], { cwd: root, input: JSON.stringify({ key: privateJwk, options }) });
+    assert.equal(code, 0, stderr);
+    assert.deepEqual(JSON.parse(stdout), Object.fromEntries(['before', ...Object.keys(options)].map((name) => [name, 401])));
+  });
 });

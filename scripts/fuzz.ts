@@ -74,6 +74,7 @@ async function tryLaw(law: Law, cases: number): Promise<void> {
   console.error(`\nerror: "${law.name}" does not hold\n  again: npm run fuzz -- --seed ${seed} --law "${law.name}" --path "${path}"\n\n${failure}\n`);
 }
 
+process.on('uncaughtExceptionMonitor', () => console.error(`\nerror: the process ends in the round of --seed ${seed}`));
 console.log(`Node ${process.version}, first seed ${seed}`);
 while (!failed && done < options.runs && performance.now() < options.deadline) {
   await Promise.all(laws.map((law) => tryLaw(law, casesOf(laws, law)))); // together, for RSA runs on other threads

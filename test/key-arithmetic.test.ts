@@ -1,5 +1,5 @@
-// Private keys whose members fit each other but for one relation. The self-test of a verifier would refuse most of them too;
-// publicJwks and compactDecrypt have none, so that the arithmetic alone stands in front of OpenSSL.
+// Keys that publicJwks and compactDecrypt are given. Most that are unsound a verifier would refuse for failing its self-test as well;
+// these two have none, so that the arithmetic alone stands in front of OpenSSL.
 import { compactDecrypt, compactEncrypt, KeyError, publicJwks, type RsaPrivateJwk } from 'mcp-auth-middleware';
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
@@ -43,4 +43,12 @@ it('publishes the key that comes first when no time has come, wherever it stands
     const keys = order.map((n) => ({ ...(pairs[n] ?? assert.fail()).privateJwk, nbf: now + 600 * (n + 1) }));
     assert.deepEqual(publicJwks({ keys }).keys.map(({ kid }) => kid), [pairs[0]?.privateJwk.kid]);
   }
+});
+
+it('decrypts outside a verifier with a key until its last second, and not after it', async () => {
+  const { privateJwk, publicJwk } = await keyPair();
+  const token = compactEncrypt(Buffer.from('{}'), publicJwk);
+  const now = Math.floor(Date.now() / 1000);
+  await compactDecrypt(token, { ...privateJwk, exp: now + 100 });
+  await assert.rejects(compactDecrypt(token, { ...privateJwk, exp: now }), { name: 'AuthError', reason: 'no_key', status: 503 });
 });

@@ -4,7 +4,7 @@
 // Results go to stdout, everything else to stderr. No secret is taken from the command line, where every process can read it,
 // and none is printed but by `k8s`, whose purpose it is. Key material and what it was parsed from never enter a message.
 import { spawnSync } from 'node:child_process';
-import { createPublicKey, generateKeyPairSync, randomBytes, type webcrypto } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes, type webcrypto } from 'node:crypto';
 import {
   closeSync, constants, createReadStream, fstatSync, fsyncSync, linkSync, lstatSync, mkdirSync, openSync, readdirSync,
   readFileSync, readSync, renameSync, rmSync, statSync, unlinkSync, writeFileSync, writeSync, type Stats,
@@ -496,7 +496,10 @@ function signingKey(args: Args): () => Promise<string> {
   if (args.has('bits')) misuse('--bits is for RSA keys, not for --signing');
   return async () => {
     const { jwkThumbprint } = await library();
-    const { privateKey } = alg === 'ES256' ? generateKeyPairSync('ec', { namedCurve: 'P-256' }) : generateKeyPairSync('ed25519');
+    // Through PEM: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
+    const pem = { publicKeyEncoding: { type: 'spki', format: 'pem' }, privateKeyEncoding: { type: 'pkcs8', format: 'pem' } } as const;
+    const made = alg === 'ES256' ? generateKeyPairSync('ec', { namedCurve: 'P-256', ...pem }) : generateKeyPairSync('ed25519', pem);
+    const privateKey = createPrivateKey(made.privateKey);
     // "EdDSA" is what every verifier knows; its RFC 9864 name "Ed25519" is newer than most of them.
     const { kty = '', ...members } = privateKey.export({ format: 'jwk' });
     return asText({ kty, kid: jwkThumbprint({ kty, ...members }), alg: alg === 'ES256' ? alg : 'EdDSA', use: 'sig', ...members });

@@ -300,6 +300,7 @@ interface DecryptionKey extends PublicKey {
 }
 
 const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
+const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => member in jwk);
 
 /** A big-endian integer in canonical form: no leading zero octet (RFC 7518 §2, Base64urlUInt). */
 function readUint(jwk: Jwk, member: 'n' | 'e' | typeof PRIVATE_MEMBERS[number], where: string): bigint {
@@ -356,8 +357,15 @@ function buildPublic(jwk: Jwk, alg: RsaAlg, modulusOctets: number): PublicKey {
 
 function importPublic(jwk: Jwk, where: string): PublicKey {
   if (!isObject(jwk)) throw new KeyError('malformed', `${where}: must be a JWK, a JSON object`);
-  if ('d' in jwk) throw new KeyError('private', `${where}: is a private key; only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)`);
+  if (isPrivate(jwk)) throw new KeyError('private', `${where}: is a private key; only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)`);
   return buildPublic(jwk, readPurpose(jwk, ['encrypt', 'wrapKey'], where), readModulus(jwk, where).octets);
+}
+
+function readTimes(jwk: Jwk, where: string): { start: number; exp: number } {
+  for (const time of ['iat', 'nbf', 'exp'] as const) {
+    if (jwk[time] !== undefined && !isNumber(jwk[time])) throw new KeyError('malformed', `${where}: "${time}" must be a number of seconds since the epoch`);
+  }
+  return { start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity };
 }
 
 /** OpenSSL loads a key with a foreign d, or CRT members that do not belong together; such a key leaks or fails at work. */
@@ -366,18 +374,15 @@ function importPrivate(jwk: Jwk, where: string): DecryptionKey {
   const { n, octets } = readModulus(jwk, where);
   if (!('d' in jwk)) throw new KeyError('public_only', `${where}: is a public key; the server needs the private one (mcp-private.json)`);
   const [d, p, q, dp, dq, qi] = PRIVATE_MEMBERS.map((member) => readUint(jwk, member, where)) as [bigint, bigint, bigint, bigint, bigint, bigint];
-  const consistent = p > 1n && q > 1n && p !== q && p * q === n && d < n && qi < p && dp === d % (p - 1n) && dq === d % (q - 1n)
+  const consistent = p > 1n && q > 1n && p * q === n && d < n && qi < p && dp === d % (p - 1n) && dq === d % (q - 1n)
     && (d * 65537n) % (p - 1n) === 1n && (d * 65537n) % (q - 1n) === 1n && (qi * q) % p === 1n;
   if (!consistent) throw new KeyError('inconsistent', `${where}: its members do not belong together; restore it from a backup or generate a new key`);
-  for (const time of ['iat', 'nbf', 'exp'] as const) {
-    if (jwk[time] !== undefined && !isNumber(jwk[time])) throw new KeyError('malformed', `${where}: "${time}" must be a number of seconds since the epoch`);
-  }
   const known = buildPublic(jwk, alg, octets);
   const { kid, n: modulus, e } = known.publicJwk;
   const members = Object.fromEntries(PRIVATE_MEMBERS.map((member) => [member, jwk[member]]));
   return {
     ...known, kid, privateJwk: { kty: 'RSA', n: modulus, e, ...members },
-    lanes: [], start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity, live: true,
+    lanes: [], ...readTimes(jwk, where), live: true,
   };
 }
 
@@ -435,7 +440,7 @@ export function publicJwks(set: JwkSet | Jwk): JwkSet {
   const now = Date.now() / 1000;
   const keys = [...listKeys(set, 'JWK Set')];
   if (keys.some(([jwk]) => 'd' in jwk)) return publish(importPrivateSet(set, 'JWK Set', now), now);
-  return publish(keys.map(([jwk, where]) => ({ ...importPublic(jwk, where), start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity })), now);
+  return publish(keys.map(([jwk, where]) => ({ ...importPublic(jwk, where), ...readTimes(jwk, where) })), now);
 }
 
 const generateRsaPair = promisify(generateRsa);
@@ -451,8 +456,11 @@ export async function generateKeyPair(
   const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
   if (![2048, 3072, 4096].includes(modulusLength)) throw new KeyError('option', 'modulusLength must be 2048, 3072 or 4096');
   if (!isRsaAlg(alg)) throw new KeyError('option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
-  const { privateKey } = await generateRsaPair('rsa', { modulusLength, publicExponent: 65537 });
-  const { publicJwk, privateJwk } = importPrivate({ ...privateKey.export({ format: 'jwk' }), kty: 'RSA', alg }, 'generated key');
+  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
+  const der = { publicKeyEncoding: { type: 'spki', format: 'der' }, privateKeyEncoding: { type: 'pkcs8', format: 'der' } } as const;
+  const { privateKey } = await generateRsaPair('rsa', { modulusLength, publicExponent: 65537, ...der });
+  const exported = createPrivateKey({ key: privateKey, type: 'pkcs8', format: 'der' }).export({ format: 'jwk' });
+  const { publicJwk, privateJwk } = importPrivate({ ...exported, kty: 'RSA', alg }, 'generated key');
   return { privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) } as RsaPrivateJwk, publicJwk };
 }
 
@@ -507,7 +515,9 @@ function inLane<T>(share: Share, task: (lane: number) => Promise<T>): { done: Pr
 async function unwrapKey(key: DecryptionKey, encryptedKey: Buffer, lane: number): Promise<Buffer> {
   const random = randomBytes(32);
   const { subtle } = webcrypto; // off the event loop; node:crypto's privateDecrypt would block it for milliseconds
-  const cryptoKey = await (key.lanes[lane] ??= subtle.importKey('jwk', { ...key.privateJwk }, { name: 'RSA-OAEP', hash: OAEP[key.alg].subtle }, false, ['decrypt']));
+  const imported = key.lanes[lane] ??= subtle.importKey('jwk', withoutPrototype(key.privateJwk), { name: 'RSA-OAEP', hash: OAEP[key.alg].subtle }, false, ['decrypt']);
+  imported.catch(() => { delete key.lanes[lane]; }); // one failure must not close the lane for good
+  const cryptoKey = await imported;
   const cek = await subtle.decrypt({ name: 'RSA-OAEP' }, cryptoKey, new Uint8Array(encryptedKey)).then((bytes) => Buffer.from(bytes), () => random);
   return cek.length === 32 ? cek : random;
 }
@@ -544,7 +554,7 @@ async function tryKeys(jwe: CompactJwe, keys: readonly DecryptionKey[], lane: nu
   return undefined;
 }
 
-const imported = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
+const importedSets = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
 const unlimited: Share = { concurrency: Infinity, running: 0 };
 
 /**
@@ -555,10 +565,10 @@ const unlimited: Share = { concurrency: Infinity, running: 0 };
 export async function compactDecrypt(jwe: string, keys: RsaPrivateJwk | JwkSet): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
   const now = Date.now() / 1000;
   const text = JSON.stringify(keys) ?? '';
-  let known = isObject(keys) ? imported.get(keys) : undefined; // the checks cost milliseconds, and the text says when they are due again
+  let known = isObject(keys) ? importedSets.get(keys) : undefined; // the checks cost milliseconds, and the text says when they are due again
   if (known?.text !== text) {
     known = { text, keys: importPrivateSet(keys, 'JWK Set', now) };
-    imported.set(keys, known);
+    importedSets.set(keys, known);
   }
   const parsed = parseJwe(jwe);
   const candidates = candidateKeys(known.keys, parsed, now);
@@ -657,7 +667,7 @@ async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<str
   const { kty, n, e, crv, x, y, kid } = jwk;
   const alg = signatureAlg(jwk, 'sign', undefined);
   const key = alg && importVerificationKey({ kty, n, e, crv, x, y, kid, alg }, undefined);
-  if (!key) throw new KeyError('unsupported', 'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
+  if (!key || !isString(jwk.d)) throw new KeyError('unsupported', 'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
   const header = JSON.stringify({ alg, kid: key.kid, typ: 'JWT' });
   const signingInput = Buffer.from([Buffer.from(header), payload].map((part) => part.toString('base64url')).join('.'));
   const { digest, options } = SIGNATURES[key.alg];
@@ -716,9 +726,9 @@ function judgeAudience({ aud }: AuthUser, expected: readonly string[]): void {
 /** Of a set the first key fit for encryption; a private key anywhere in it is refused, for its owner alone may hold it. */
 function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
   const keys = [...listKeys(recipient, 'recipient')];
-  const isPrivate = keys.find(([jwk]) => 'd' in jwk);
+  const secret = keys.find(([jwk]) => isPrivate(jwk));
   let refusal: unknown;
-  for (const [jwk, where] of isPrivate ? [isPrivate] : keys) {
+  for (const [jwk, where] of secret ? [secret] : keys) {
     try { return importPublic(jwk, where).publicJwk; } catch (error) { refusal ??= error; }
   }
   throw refusal;
@@ -737,14 +747,17 @@ export async function encryptToken(
 ): Promise<string> {
   const { expiresIn, sign: signing } = options;
   if (!isObject(claims)) throw new TypeError('claims must be an object');
-  if (signing && !isObject(signing.key)) throw new KeyError('unsupported', 'sign.key: must be a private JWK');
-  if ('exp' in claims && expiresIn !== undefined) throw new TypeError('Give either the claim exp or expiresIn, not both');
+  if (signing !== undefined && !(isObject(signing) && isObject(signing.key) && isString(signing.issuer) && (isString(signing.audience) || isStrings(signing.audience)))) {
+    throw new KeyError('unsupported', 'sign needs a key (a private JWK for signatures), an issuer and an audience');
+  }
+  const stated = Object.fromEntries(Object.entries(claims).filter(([, value]) => value !== undefined));
+  if ('exp' in stated && expiresIn !== undefined) throw new TypeError('Give either the claim exp or expiresIn, not both');
   if (expiresIn !== undefined && expiresIn !== null && !(isNumber(expiresIn) && expiresIn > 0)) throw new TypeError('expiresIn must be a positive number of seconds, or null');
   const jwk = pickRecipient(recipient);
   const iat = Math.floor(Date.now() / 1000);
   const times = expiresIn === null ? { iat } : { iat, exp: iat + (expiresIn ?? 3600) };
   const who = signing && { iss: signing.issuer, aud: signing.audience };
-  const payload = Buffer.from(JSON.stringify({ ...who, ...times, ...claims }));
+  const payload = Buffer.from(JSON.stringify({ ...who, ...times, ...stated }));
   const token = signing
     ? compactEncrypt(Buffer.from(await compactSign(payload, signing.key)), jwk, { cty: 'JWT' })
     : compactEncrypt(payload, jwk);

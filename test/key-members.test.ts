@@ -1,7 +1,8 @@
-// Keys that publicJwks and compactDecrypt are given. Most that are unsound a verifier would refuse for failing its self-test as well;
-// these two have none, so that the arithmetic alone stands in front of OpenSSL.
-import { compactDecrypt, compactEncrypt, KeyError, publicJwks, type RsaPrivateJwk } from 'mcp-auth-middleware';
+// Single members of keys, each of which has to be looked at. A verifier would refuse most unsound private keys for failing its
+// self-test as well; publicJwks and compactDecrypt run none, so that there the arithmetic alone stands in front of OpenSSL.
+import { compactDecrypt, compactEncrypt, type Jwk, JWETokenVerifier, KeyError, publicJwks, type RsaPrivateJwk } from 'mcp-auth-middleware';
 import assert from 'node:assert/strict';
+import { generateKeyPairSync } from 'node:crypto';
 import { it } from 'node:test';
 import { keyPair } from './support.ts';
 
@@ -52,3 +53,25 @@ it('decrypts outside a verifier with a key until its last second, and not after 
   await compactDecrypt(token, { ...privateJwk, exp: now + 100 });
   await assert.rejects(compactDecrypt(token, { ...privateJwk, exp: now }), { name: 'AuthError', reason: 'no_key', status: 503 });
 });
+
+const { x = '', y = '' } = generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'jwk' });
+const longer = (text: string): string => Buffer.concat([Buffer.alloc(1), Buffer.from(text, 'base64url')]).toString('base64url');
+
+const issuerKeys: [what: string, change: Partial<Jwk>, usable: boolean][] = [
+  ['key_ops are to verify', { key_ops: ['verify'] }, true],
+  ['key_ops are to sign', { key_ops: ['sign'] }, false],
+  ['x has a leading zero octet', { x: longer(x) }, false],
+  ['y has a leading zero octet', { y: longer(y) }, false],
+  ['y is padded', { y: `${y}=` }, false],
+  ['y is missing', { y: undefined }, false],
+];
+
+for (const [what, change, usable] of issuerKeys) {
+  it(`${usable ? 'takes' : 'does not take'} an issuer's EC key whose ${what}`, async () => {
+    const { privateJwk } = await keyPair();
+    const jwks = { keys: [{ kty: 'EC', crv: 'P-256', x, y, ...change }] };
+    const trust = (): JWETokenVerifier => new JWETokenVerifier({ keys: privateJwk, audience: 'a', trustedIssuers: [{ issuer: 'i', jwks }] });
+    if (usable) assert.ok(trust());
+    else assert.throws(trust, { name: 'KeyError', code: 'unsupported' });
+  });
+}

@@ -1,5 +1,6 @@
 // `npm run mutate`: breaks the audit surface of mcp-auth.ts in one place at a time and expects a test to notice.
-// The operators are textual and know nothing of the code but its banners, so they need no care when it changes. Not part of CI: it takes long.
+// The operators are textual and know nothing of the code but its banners, so they need no care when it changes. Not part of CI: it takes long,
+// and a survivor needs a reader: a test is missing, or the mutant does what the original does. SECURITY.md sums up the last run.
 import { spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -16,10 +17,7 @@ const usage = `Usage: npm run mutate -- [options]
   --list         print the mutants and try none`;
 
 /** Those that hold the audit surface, the quickest first; the first failure of a mutant is enough. */
-const SUITES = ['bytes', 'header', 'properties', 'claims', 'jws', 'jwe', 'jwk', 'key-members', 'attacks', 'issuers', 'verifier'].map((name) => join('build/test', `${name}.test.js`));
-
-/** Mutants that behave as the original, or in a way nobody can rely on: the line, the line as mutated, and why no test can or need notice. */
-const EXPECTED: readonly (readonly [before: string, after: string, why: string])[] = [];
+const SUITES = ['bytes', 'header', 'properties', 'claims', 'jws', 'jwk', 'key-members', 'jwe', 'attacks', 'issuers', 'verifier'].map((name) => join('build/test', `${name}.test.js`));
 
 interface Mutant { line: number; part: string; before: string; after: string; source: string }
 
@@ -134,18 +132,17 @@ function passes(sandbox: string, suite: string): Promise<boolean> {
 }
 
 /** The suites in the order in which they notice soonest: that of the mutant's own part of the file, then the others. */
-function inOrder(suites: readonly string[], { part }: Mutant): string[] {
-  return [...suites].sort((a, b) => Number(b.includes(`/${part}.`)) - Number(a.includes(`/${part}.`)));
+function inOrder({ part }: Mutant): string[] {
+  return [...SUITES].sort((a, b) => Number(b.includes(`/${part}.`)) - Number(a.includes(`/${part}.`)));
 }
 
-async function tryMutants(mutants: readonly Mutant[], jobs: number): Promise<boolean> {
+async function tryMutants(mutants: readonly Mutant[], jobs: number): Promise<void> {
   // esbuild belongs to the root, whose packages the types of this folder do not see. It strips types here, and finds what is no program.
   const { transform } = createRequire(join(root, 'package.json'))('esbuild') as { transform: typeof Transform };
-  const suites = SUITES.filter((suite) => existsSync(join(root, suite)));
-  const counts = { killed: 0, expected: 0, noProgram: 0 };
-  const firstTo = new Map(suites.map((suite) => [suite, 0]));
+  const counts = { killed: 0, noProgram: 0 };
+  const firstTo = new Map(SUITES.map((suite) => [suite, 0]));
   const waiting = [...mutants];
-  const survivors: Mutant[] = [];
+  let survived = 0;
   const folder = mkdtempSync(join(tmpdir(), 'mutants-'));
   process.once('SIGINT', () => {
     rmSync(folder, { recursive: true, force: true });
@@ -161,13 +158,12 @@ async function tryMutants(mutants: readonly Mutant[], jobs: number): Promise<boo
       }
       writeFileSync(join(sandbox, 'dist/mcp-auth.js'), code);
       let killer: string | undefined;
-      for (const suite of inOrder(suites, mutant)) if (killer === undefined && !await passes(sandbox, suite)) killer = suite;
+      for (const suite of inOrder(mutant)) if (killer === undefined && !await passes(sandbox, suite)) killer = suite;
       if (killer !== undefined) {
         counts.killed += 1;
         firstTo.set(killer, (firstTo.get(killer) ?? 0) + 1);
-      } else if (EXPECTED.some(([before, after]) => before === mutant.before && after === mutant.after)) counts.expected += 1;
-      else {
-        survivors.push(mutant);
+      } else {
+        survived += 1;
         console.log(`survived: ${describe(mutant)}`);
       }
       if (waiting.length % 50 === 0) console.log(`${waiting.length} to go`);
@@ -176,14 +172,13 @@ async function tryMutants(mutants: readonly Mutant[], jobs: number): Promise<boo
 
   try {
     const sandboxes = Array.from({ length: jobs }, (_, n) => makeSandbox(join(folder, `${n}`)));
-    for (const suite of suites) if (!await passes(sandboxes[0] ?? '', suite)) throw new Error(`${suite} fails without a mutant`);
+    for (const suite of SUITES) if (!await passes(sandboxes[0] ?? '', suite)) throw new Error(`${suite} fails without a mutant`);
     await Promise.all(sandboxes.map(work));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  console.log(`${mutants.length} mutants: ${counts.killed} killed, ${survivors.length} survived, ${counts.expected} expected to survive, ${counts.noProgram} no program`);
+  console.log(`${mutants.length} mutants: ${counts.killed} killed, ${survived} survived, ${counts.noProgram} no program`);
   for (const [suite, count] of firstTo) console.log(`  ${String(count).padStart(5)}  first noticed by ${suite}`);
-  return survivors.length === 0;
 }
 
 const text = { type: 'string' } as const;
@@ -194,4 +189,4 @@ const isListed = (line: number): boolean => ranges?.some(([from = NaN, to = from
 const mutants = listMutants(readFileSync(join(root, 'mcp-auth.ts'), 'utf8')).filter(({ line }) => isListed(line));
 if (values.help) console.log(usage);
 else if (values.list) console.log(`${mutants.map(describe).join('\n')}\n${mutants.length} mutants`);
-else process.exitCode = await tryMutants(mutants, Number(values.jobs ?? availableParallelism())) ? 0 : 1;
+else await tryMutants(mutants, Number(values.jobs ?? availableParallelism()));

@@ -238,11 +238,15 @@ function decodeBase64url(text: string): Buffer | undefined {
 
 /** A JSON object in strict UTF-8. Without a prototype, so that no inherited name is ever taken for a member. */
 function parseObject(bytes: Uint8Array): JsonObject | undefined {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0; // the stack of an error that nobody sees costs as much as the parsing
   try {
     const value: unknown = JSON.parse(utf8.decode(bytes));
     return isObject(value) ? Object.setPrototypeOf(value, null) : undefined;
   } catch {
     return undefined;
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
   }
 }
 
@@ -273,10 +277,11 @@ function parseJweHeader(segment: string): JweHeader | undefined {
 function parseJwe(jwe: unknown): CompactJwe {
   if (!isString(jwe) || jwe.length > MAX_TOKEN) throw new AuthError('malformed');
   const [first, second, third, fourth, fifth, sixth] = jwe.split('.', 6);
-  const header = first ? parseJweHeader(first) : undefined;
-  if (!header || !first || fifth === undefined || sixth !== undefined) throw new AuthError('malformed');
+  // An IV of 12 octets has 16 characters, a tag of 16 has 22.
+  if (!first || third?.length !== 16 || fifth?.length !== 22 || sixth !== undefined) throw new AuthError('malformed');
+  const header = parseJweHeader(first);
   const [encryptedKey, iv, ciphertext, tag] = [second, third, fourth, fifth].map((text) => decodeBase64url(text ?? ''));
-  if (!encryptedKey || !ciphertext || iv?.length !== 12 || tag?.length !== 16) throw new AuthError('malformed');
+  if (!header || !encryptedKey || !iv || !ciphertext || !tag) throw new AuthError('malformed');
   return { header, aad: Buffer.from(first, 'ascii'), encryptedKey, iv, ciphertext, tag };
 }
 

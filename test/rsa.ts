@@ -3,7 +3,7 @@ import { webcrypto } from 'node:crypto';
 import type { Scope } from './support.js';
 
 /** What the library has asked of the runtime so far. */
-export const rsa: { started: number; running: number; most: number; keys: webcrypto.CryptoKey[] } = { started: 0, running: 0, most: 0, keys: [] };
+export const rsa: { started: number; running: number; most: number; keys: webcrypto.CryptoKey[]; order: string[] | undefined } = { started: 0, running: 0, most: 0, keys: [], order: undefined };
 
 let gate: Promise<void> | undefined;
 
@@ -27,6 +27,7 @@ Object.defineProperty(subtle, 'decrypt', {
     rsa.running += 1;
     rsa.most = Math.max(rsa.most, rsa.running);
     rsa.keys.push(args[1]);
+    rsa.order?.push(Buffer.from(args[2] as Uint8Array).toString('base64url'));
     try {
       await gate;
       return await Reflect.apply(decrypt, subtle, args);

@@ -16,7 +16,7 @@ const write = (value: bigint): string => {
 
 const wrong: Record<string, (key: Record<Member, bigint>) => Partial<Record<Member, bigint>>> = {
   'p is 1 and q the modulus': ({ n }) => ({ p: 1n, q: n }),
-  'q is 1 and p the modulus': ({ n }) => ({ p: n, q: 1n }),
+  'q is 1, p the modulus and dp all of d': ({ n, d }) => ({ p: n, q: 1n, dp: d }),
   'd, and dp with it, is wrong modulo p - 1 alone': ({ d, p, q }) => ({ d: d + q - 1n, dp: (d + q - 1n) % (p - 1n) }),
   'd, and dq with it, is wrong modulo q - 1 alone': ({ d, p, q }) => ({ d: d + p - 1n, dq: (d + p - 1n) % (q - 1n) }),
   'dp is congruent but not reduced': ({ dp, p }) => ({ dp: dp + p - 1n }),
@@ -46,11 +46,12 @@ it('publishes the key that comes first when no time has come, wherever it stands
   }
 });
 
-it('decrypts outside a verifier with a key until its last second, and not after it', async () => {
+it('publishes and decrypts outside a verifier with a key until its last second, and not after it', async () => {
   const { privateJwk, publicJwk } = await keyPair();
   const token = compactEncrypt(Buffer.from('{}'), publicJwk);
   const now = Math.floor(Date.now() / 1000);
   await compactDecrypt(token, { ...privateJwk, exp: now + 100 });
+  assert.deepEqual(publicJwks({ ...privateJwk, exp: now }), { keys: [] });
   await assert.rejects(compactDecrypt(token, { ...privateJwk, exp: now }), { name: 'AuthError', reason: 'no_key', status: 503 });
 });
 

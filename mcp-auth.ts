@@ -280,8 +280,9 @@ function parseJwe(jwe: unknown): CompactJwe {
   // An IV of 12 octets has 16 characters, a tag of 16 has 22.
   if (!first || third?.length !== 16 || fifth?.length !== 22 || sixth !== undefined) throw new AuthError('malformed');
   const header = parseJweHeader(first);
+  if (!header) throw new AuthError('malformed');
   const [encryptedKey, iv, ciphertext, tag] = [second, third, fourth, fifth].map((text) => decodeBase64url(text ?? ''));
-  if (!header || !encryptedKey || !iv || !ciphertext || !tag) throw new AuthError('malformed');
+  if (!encryptedKey || !iv || !ciphertext || !tag) throw new AuthError('malformed');
   return { header, aad: Buffer.from(first, 'ascii'), encryptedKey, iv, ciphertext, tag };
 }
 
@@ -940,6 +941,7 @@ class IssuerKeys {
   #fetched = -Infinity;
   #tried = -Infinity;
   #refreshed = -Infinity;
+  #failed = false;
   #fetching: Promise<void> | undefined;
 
   constructor({ issuer, jwks, algorithms }: TrustedIssuer, audience: readonly string[]) {
@@ -959,11 +961,15 @@ class IssuerKeys {
   isFresh(now: number): boolean { return !this.#url || now - this.#fetched < 600; }
   isUsable(now: number): boolean { return !this.#url || now - this.#fetched < 86_400; }
 
-  /** Brings an old set up to date; waits between failures, longer when there is a set to go on with. */
-  async update(now: number, report: Report): Promise<boolean> {
-    const due = !this.isFresh(now) && (this.#fetching !== undefined || now - this.#tried >= (this.isUsable(now) ? 30 : 1));
-    if (due) await this.#fetch(now, report);
-    return due;
+  /**
+   * Brings an old set up to date. A promise when the verdict has to wait for that, known tokens' too, or a withdrawn key would be
+   * accepted once more; while the issuer is down the last good set goes on at once, and every 30 s it is tried beside that.
+   */
+  update(now: number, report: Report): Promise<void> | undefined {
+    if (this.isFresh(now) || (!this.#fetching && now - this.#tried < (this.isUsable(now) ? 30 : 1))) return undefined;
+    const goesOn = this.#failed && this.isUsable(now);
+    const fetched = this.#fetch(now, report);
+    return goesOn ? undefined : fetched;
   }
 
   /** For an unknown kid, every 30 s at most. */
@@ -982,8 +988,10 @@ class IssuerKeys {
       for (const key of this.keys) key.live = false;
       this.keys = keys.map((key) => Object.assign(kept.get(key.id) ?? key, { live: true }));
       this.#fetched = now;
+      this.#failed = false;
       report({ type: 'issuer.fetched', issuer: this.issuer });
     }).catch((error: unknown) => {
+      this.#failed = true;
       report({ type: 'issuer.failed', issuer: this.issuer, reason: error instanceof KeyError ? 'malformed' : 'unreachable' });
     }).finally(() => { this.#fetching = undefined; });
     await this.#fetching;
@@ -1185,8 +1193,6 @@ class Verifier {
   readonly #share: Share;
   readonly #maxFlights: number;
   readonly #flights = new Map<string, Flight>();
-  /** The last known token of each socket, compared exactly: spares a returning client the hash. */
-  readonly #last = new WeakMap<object, Entry>();
   readonly #reports = new Set<Report>();
 
   constructor(given: VerifierOptions) {
@@ -1220,18 +1226,21 @@ class Verifier {
   get pending(): number { return this.#flights.size; }
 
   /** At once for a known token, which never waits behind unknown ones; a promise otherwise. Throws AuthError either way. */
-  admit(token: string, client?: Pick<Head, 'socket' | 'onLeave'>): Entry | Promise<Entry> {
+  admit(token: string, client?: Pick<Head, 'onLeave'>): Entry | Promise<Entry> {
     if (token.length > MAX_TOKEN) throw new AuthError('malformed');
-    const last = client?.socket && this.#last.get(client.socket);
-    if (last?.auth.token === token && this.#isCurrent(last)) return this.#judge(last);
     const id = hash('sha256', token, 'base64url');
     const known = this.#cache?.get(id);
-    if (known && this.#isCurrent(known)) {
-      if (client?.socket) this.#last.set(client.socket, known);
-      return this.#judge(known);
-    }
+    const again = known && this.readmit(known, this.now());
+    if (again) return again;
     if (known) this.#cache?.delete(id);
     return this.#join(this.#flights.get(id) ?? this.#take(id, token), id, client);
+  }
+
+  /** A known token once more: keys, issuer, times and audience are judged at every use. Undefined when its keys no longer stand for it. */
+  readmit(entry: Entry, now: number): Entry | Promise<Entry> | undefined {
+    const update = entry.signer?.issuer.update(now, this.report);
+    if (update) return update.then(() => this.admit(entry.auth.token));
+    return this.#isCurrent(entry, now) ? this.#judge(entry, now) : undefined;
   }
 
   #join(flight: Flight, id: string, client: Pick<Head, 'onLeave'> | undefined): Promise<Entry> {
@@ -1240,17 +1249,15 @@ class Verifier {
       flight.waiting -= 1;
       if (flight.waiting === 0 && flight.place.leave()) this.#flights.delete(id);
     });
-    return flight.promise.then((entry) => this.#judge(entry));
+    return flight.promise.then((entry) => this.#judge(entry, this.now()));
   }
 
-  #isCurrent({ key, signer }: Entry): boolean {
-    const now = this.now();
-    if (signer && !signer.issuer.isFresh(now)) void signer.issuer.update(now, this.report);
+  #isCurrent({ key, signer }: Entry, now: number): boolean {
     return key.live && now < key.exp && (!signer || (signer.key.live && signer.issuer.isUsable(now)));
   }
 
-  #judge(entry: Entry): Entry {
-    judgeTimes(entry.claims, this.#rules, this.now());
+  #judge(entry: Entry, now: number): Entry {
+    judgeTimes(entry.claims, this.#rules, now);
     const audience = entry.signer?.issuer.audience ?? this.audience;
     if (audience.length > 0) judgeAudience(entry.claims, audience);
     return entry;
@@ -1284,7 +1291,7 @@ class Verifier {
       const signed = nested ? await this.#verifyNested(parseJws(plaintext)) : undefined;
       const claims = signed?.claims ?? readClaims(plaintext);
       const entry = this.#entry(token, key, claims, signed?.signer);
-      if (!this.#isCurrent(entry)) throw new AuthError('unknown_key'); // the keys may have changed meanwhile
+      if (!this.#isCurrent(entry, this.now())) throw new AuthError('unknown_key'); // the keys may have changed meanwhile
       return entry;
     } catch (error) {
       throw error instanceof AuthError ? error : new AuthError('malformed'); // fail closed, and the same way
@@ -1316,9 +1323,10 @@ class Verifier {
     const known = matchIssuer(jws, this.#issuers.filter((issuer) => issuer.isFresh(now)));
     if (!isString(known)) return known;
     const attempts = this.#issuers.map(async (issuer) => {
-      const fetched = await issuer.update(now, this.report);
+      const update = issuer.update(now, this.report);
+      await update;
       let match = matchIssuer(jws, [issuer]);
-      if (match === 'unknown' && !fetched) {
+      if (match === 'unknown' && !update) {
         await issuer.refresh(now, this.report);
         match = matchIssuer(jws, [issuer]);
       }
@@ -1394,14 +1402,16 @@ interface Head {
   socket: object | undefined;
 }
 interface Answer { status: number; headers: Record<string, string>; body: string }
-interface Store { readonly auth: Auth | undefined; readonly resource?: string | undefined; readonly resourceMetadataUrl?: string | undefined }
+/** What getAuthInfo() says of the server. */
+interface Resource { readonly resource?: string | undefined; readonly resourceMetadataUrl?: string | undefined }
+interface Store { readonly auth: Auth | undefined; readonly at: Resource }
 interface Pass {
   store: Store;
   headers: Record<string, string>;
   /** Notes what the handler's answer does to the session. */
   watch: ((status: number, opened: string | undefined) => void) | undefined;
 }
-type Decision = { answer: Answer } | { pass: Pass };
+type Decision = Answer | Pass;
 
 const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>, Rule> = {
   verifier: [(value) => value instanceof JWETokenVerifier, 'a JWETokenVerifier'],
@@ -1420,7 +1430,7 @@ const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>,
 };
 
 const context = new AsyncLocalStorage<Store>();
-const NOBODY: Store = Object.freeze({ auth: undefined });
+const NOBODY: Store = Object.freeze({ auth: undefined, at: Object.freeze({}) });
 
 /** Events go out in nobody's context, and a listener that fails changes no answer. */
 function guardReport(onEvent: (event: AuthEvent) => unknown): Report {
@@ -1488,8 +1498,10 @@ class Gate {
   readonly #documents: Map<string, () => object>;
   readonly #publicPaths: Set<string>;
   readonly #origins: Set<string>;
-  readonly #resource: Omit<Store, 'auth'>;
+  readonly #resource: Resource;
   readonly #report: Report | undefined;
+  /** The last known header field of each socket, compared exactly: spares a returning client the hash. */
+  readonly #last = new WeakMap<object, { field: string; entry: Entry }>();
 
   constructor(given: AuthOptions) {
     const options = readOptions(given, { ...VERIFIER_OPTIONS, ...REQUEST_OPTIONS });
@@ -1513,37 +1525,46 @@ class Gate {
 
   /** At once unless something has to be read or decrypted. */
   decide(head: Head): Decision | Promise<Decision> {
-    const { ring, report, now } = this.#verifier;
-    const time = now();
-    return ring.isDue(time) ? ring.look(time, report).then(() => this.#decide(head)) : this.#decide(head);
+    const { ring, report } = this.#verifier;
+    const now = this.#verifier.now();
+    return ring.isDue(now) ? ring.look(now, report).then(() => this.#decide(head, this.#verifier.now())) : this.#decide(head, now);
   }
 
-  #decide(head: Head): Decision | Promise<Decision> {
+  #decide(head: Head, now: number): Decision | Promise<Decision> {
     const started = this.#report ? performance.now() : 0;
     try {
-      const token = this.#beforeToken(head);
-      if (!isString(token)) return token;
-      const admitted = this.#verifier.admit(token, head);
-      if (!(admitted instanceof Promise)) return this.#accept(head, admitted, started, true);
-      return admitted.then((entry) => this.#accept(head, entry, started, false)).catch((error: unknown) => this.#refuse(head, error, started));
+      return this.#beforeToken(head) ?? this.#judge(head, now, started);
     } catch (error) {
       return this.#refuse(head, error, started);
     }
   }
 
-  /** Everything that needs no user; else the token. */
-  #beforeToken(head: Head): Decision | string {
-    const { cors, anonymous } = this.#options;
+  /** Everything that needs no user. */
+  #beforeToken(head: Head): Decision | undefined {
+    const { cors } = this.#options;
     const document = this.#documents.get(head.path);
-    if (document) return { answer: answerDocument(head.method, document) };
+    if (document) return answerDocument(head.method, document);
     const origin = head.field('origin');
     if (origin !== undefined && !this.#allows(origin)) throw new AuthError('origin'); // DNS rebinding
-    if (cors && head.method === 'OPTIONS' && origin !== undefined && head.field('access-control-request-method') !== undefined) return { answer: this.#preflight(head) };
-    if (this.#publicPaths.has(head.path)) return { pass: { store: { auth: undefined }, headers: this.#cors(head), watch: undefined } };
+    if (cors && head.method === 'OPTIONS' && origin !== undefined && head.field('access-control-request-method') !== undefined) return this.#preflight(head);
+    if (this.#publicPaths.has(head.path)) return { store: { auth: undefined, at: NOBODY.at }, headers: this.#cors(head), watch: undefined };
     if (head.tokens.length > 1) throw new AuthError('duplicate_token');
-    const token = readBearer(head.tokens[0] ?? '');
-    if (token === undefined && !anonymous) throw new AuthError('no_token');
-    return token ?? this.#enter(head, undefined);
+    return undefined;
+  }
+
+  #judge(head: Head, now: number, started: number): Decision | Promise<Decision> {
+    const [field = ''] = head.tokens;
+    const last = head.socket && this.#last.get(head.socket);
+    let admitted = last?.field === field ? this.#verifier.readmit(last.entry, now) : undefined;
+    if (!admitted) {
+      const token = readBearer(field);
+      if (token === undefined && !this.#options.anonymous) throw new AuthError('no_token');
+      if (token === undefined) return this.#enter(head, undefined);
+      admitted = this.#verifier.admit(token, head);
+      if (head.socket && !(admitted instanceof Promise)) this.#last.set(head.socket, { field, entry: admitted });
+    }
+    if (!(admitted instanceof Promise)) return this.#accept(head, admitted, started, true);
+    return admitted.then((entry) => this.#accept(head, entry, started, false)).catch((error: unknown) => this.#refuse(head, error, started));
   }
 
   #accept(head: Head, entry: Entry, started: number, cached: boolean): Decision {
@@ -1558,15 +1579,15 @@ class Gate {
   }
 
   #enter(head: Head, entry: Entry | undefined): Decision {
-    const pass: Pass = { store: { auth: entry?.auth, ...this.#resource }, headers: this.#cors(head), watch: undefined };
-    if (this.#options.bindSessions === false) return { pass };
+    const pass: Pass = { store: { auth: entry?.auth, at: this.#resource }, headers: this.#cors(head), watch: undefined };
+    if (this.#options.bindSessions === false) return pass;
     const { sessions } = this.#verifier;
     const principal = (): string => (entry ? principalOf(entry) : 'anonymous');
     const id = head.field('mcp-session-id') || undefined;
     if (id === undefined) pass.watch = (status, opened) => { if (opened !== undefined && isSuccess(status)) sessions.open(opened, principal()); };
     else if (!sessions.allows(id, principal())) throw new AuthError('session');
     else if (head.method === 'DELETE') pass.watch = (status) => { if (isSuccess(status)) sessions.close(id); };
-    return { pass };
+    return pass;
   }
 
   #refuse(head: Head, error: unknown, started: number): Decision {
@@ -1580,7 +1601,7 @@ class Gate {
       : { error: code, error_description: message, ...(missing.length > 0 && { missing }) });
     const { pending } = this.#verifier;
     this.#report?.({ type: reason === 'overloaded' ? 'overloaded' : 'rejected', reason, status, pending, durationMs: performance.now() - started });
-    return { answer: { status, headers, body } };
+    return { status, headers, body };
   }
 
   /** RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. */
@@ -1643,34 +1664,50 @@ export function getAuthInfo(): AuthInfo | undefined {
   return describeAuth(context.getStore() ?? NOBODY);
 }
 
-function describeAuth({ auth, resource, resourceMetadataUrl }: Store): AuthInfo | undefined {
+function describeAuth({ auth, at: { resource, resourceMetadataUrl } }: Store): AuthInfo | undefined {
   if (!auth) return undefined;
   const { user, token, scopes, expiresAt } = auth;
-  return {
-    token,
-    clientId: [user['client_id'], user['azp'], user.sub].find(isString) ?? '',
-    scopes: [...scopes],
-    ...(expiresAt !== undefined && { expiresAt }),
-    ...(resource !== undefined && { resource: new URL(resource) }),
-    ...(resourceMetadataUrl !== undefined && { resourceMetadataUrl }),
-    extra: user,
-  };
+  const info: AuthInfo = { token, clientId: [user['client_id'], user['azp'], user.sub].find(isString) ?? '', scopes: [...scopes], extra: user };
+  if (expiresAt !== undefined) info.expiresAt = expiresAt;
+  if (resource !== undefined) info.resource = new URL(resource);
+  if (resourceMetadataUrl !== undefined) info.resourceMetadataUrl = resourceMetadataUrl;
+  return info;
 }
 
 // ## Adapters
 // -----------
 
-/** The context each request's events are emitted in: the innermost middleware's, where there are several. */
-const contexts = new WeakMap<object, Store>();
+const KEPT = Symbol('mcp-auth-middleware');
+type Emitter = (IncomingMessage | ServerResponse) & { [KEPT]?: Kept };
 
-/** Events reach listeners from the socket's context; emitting inside the store gives them the request's. Never `enterWith`: it outlives the request. */
-function keepContext(emitter: IncomingMessage | ServerResponse, store: Store): void {
-  const wrapped = contexts.has(emitter);
-  contexts.set(emitter, store);
-  if (wrapped) return;
-  const emit: (...args: unknown[]) => boolean = emitter.emit;
-  emitter.emit = (...args: [name: string, ...unknown[]]): boolean => (emitter.listenerCount(args[0]) === 0 // nobody to see the context
-    ? Reflect.apply(emit, emitter, args) : context.run(contexts.get(emitter) ?? NOBODY, Reflect.apply, emit, emitter, args));
+/** Which context an emitter's events are emitted in. Private fields: whoever logs `req` does not log this store. */
+class Kept {
+  #store: Store;
+  readonly #emit: (...args: unknown[]) => boolean;
+  constructor(emit: (...args: unknown[]) => boolean, store: Store) {
+    this.#emit = emit;
+    this.#store = store;
+  }
+  enter(store: Store): void { this.#store = store; }
+  emit(emitter: Emitter, args: [name: string, ...unknown[]]): boolean {
+    if (emitter.listenerCount(args[0]) === 0) return Reflect.apply(this.#emit, emitter, args); // nobody to see the context
+    return context.run(this.#store, Reflect.apply, this.#emit, emitter, args);
+  }
+}
+
+/** One function for all requests: a closure for each would cost as much as the rest of the way here. */
+function emitInContext(this: Emitter, ...args: [name: string, ...unknown[]]): boolean {
+  return this[KEPT]?.emit(this, args) ?? false;
+}
+
+/**
+ * Events reach listeners from the socket's context; emitting inside the store gives them the request's, and of several middlewares' the
+ * innermost. Never `enterWith`: it outlives the request.
+ */
+function keepContext(emitter: Emitter, store: Store): void {
+  if (emitter[KEPT]) return emitter[KEPT].enter(store);
+  emitter[KEPT] = new Kept(emitter.emit, store);
+  emitter.emit = emitInContext;
 }
 
 /** Sees the head of the answer as it is sent; Node calls writeHead for implicit heads too. */
@@ -1714,12 +1751,12 @@ function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): H
 
 /** Carries out a decision: answers, or prepares the request for the handler and returns the context to run it in. */
 function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store | undefined {
-  if ('answer' in decision) {
-    const { status, headers, body } = decision.answer;
+  if ('status' in decision) {
+    const { status, headers, body } = decision;
     res.writeHead(status, status === 204 ? headers : { ...headers, 'content-length': Buffer.byteLength(body) }).end(body);
     return undefined;
   }
-  const { store, headers, watch } = decision.pass;
+  const { store, headers, watch } = decision;
   for (const [name, value] of Object.entries(headers)) {
     res.setHeader(name, name === 'vary' && res.hasHeader(name) ? `${res.getHeader(name)}, ${value}` : value);
   }
@@ -1731,22 +1768,21 @@ function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store |
 }
 
 /** `fail` gets what went wrong here; what the handler throws goes its own way. */
+function carryOut(decision: Decision, req: NodeRequest, res: ServerResponse, proceed: () => unknown, fail: (error: unknown) => void): unknown {
+  let store: Store | undefined;
+  try { store = act(decision, req, res); } catch (error) { return fail(error); }
+  return store && context.run(store, proceed);
+}
+
 function serve(gate: Gate, req: NodeRequest, res: ServerResponse, proceed: () => unknown, fail: (error: unknown) => void): unknown {
-  const go = (decision: Decision): unknown => {
-    let store: Store | undefined;
-    try { store = act(decision, req, res); } catch (error) { return fail(error); }
-    return store && context.run(store, proceed);
-  };
   let decision: Decision | Promise<Decision>;
   try { decision = gate.decide(readHead(req, res, gate.tokenHeader)); } catch (error) { return fail(error); }
-  if (!(decision instanceof Promise)) return go(decision);
+  if (!(decision instanceof Promise)) return carryOut(decision, req, res, proceed, fail);
   let left = false;
   res.once('close', () => { left = true; });
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return new Promise((resolve) => {
-    const later = (step: () => unknown): void => process.nextTick(() => resolve(left ? undefined : step()));
-    decision.then((made) => later(() => go(made)), (error: unknown) => later(() => fail(error)));
-  });
+  return decision.then((made) => () => carryOut(made, req, res, proceed, fail), (error: unknown) => () => fail(error))
+    .then((step) => new Promise((resolve) => process.nextTick(() => resolve(left ? undefined : step()))));
 }
 
 /**
@@ -1787,12 +1823,12 @@ export function withAuthFetch<Rest extends unknown[]>(
     const tokens = [field(gate.tokenHeader) ?? []].flat();
     const onLeave = (leave: () => void): void => request.signal.addEventListener('abort', leave, { once: true });
     const decision = await gate.decide({ method: request.method, path: new URL(request.url).pathname, tokens, field, onLeave, socket: undefined });
-    if ('answer' in decision) {
-      const { status, headers, body } = decision.answer;
+    if ('status' in decision) {
+      const { status, headers, body } = decision;
       return new Response(request.method === 'HEAD' || body === '' ? null : body, { status, headers });
     }
     if (request.signal.aborted) return new Response(null, { status: 503 });
-    const { store, headers, watch } = decision.pass;
+    const { store, headers, watch } = decision;
     if (store.auth) Object.assign(request, { auth: describeAuth(store) });
     const response = await context.run(store, () => handler(request, ...rest));
     watch?.(response.status, response.headers.get('mcp-session-id') ?? undefined);

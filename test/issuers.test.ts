@@ -283,15 +283,13 @@ test('a forged signature under a known kid causes no fetch', async (t) => {
 
 test('a key that its issuer withdrew takes its known tokens with it, and only those', async (t) => {
   const issuer = await startIssuer(t, first, second);
-  const { clock, events, ask } = await start(t, { one: issuer.url });
+  const { clock, ask } = await start(t, { one: issuer.url });
   const tokens = [await mint('one', first), await mint('one', second)];
   for (const token of tokens) assert.equal(await ask(token), 200);
   assert.equal(await countRsa(async () => { for (const token of tokens) assert.equal(await ask(token), 200); }), 0);
   issuer.keys = [second];
   clock.now += 600;
-  assert.equal(await ask(tokens[0] ?? ''), 200); // a known token does not wait for the fetch that it starts
-  await until(() => events.length === 2);
-  assert.equal(await ask(tokens[0] ?? ''), 401);
+  assert.equal(await ask(tokens[0] ?? ''), 401); // the first to find the set old waits for the new one
   assert.equal(await countRsa(async () => assert.equal(await ask(tokens[1] ?? ''), 200)), 0);
   assert.equal(issuer.hits.length, 3); // the last for a kid that had become unknown
 });
@@ -394,6 +392,31 @@ test('an issuer that hangs does not delay tokens of one whose keys have to be fe
     assert.ok(await isHanging(), `waited, after ${seconds} s`);
     silent.drop();
   }
+});
+
+test('a known token waits for the keys of its issuer once, and not again while that is down', async (t) => {
+  const issuer = await startIssuer(t, first);
+  const { clock, events, ask } = await start(t, { one: issuer.url });
+  const known = await mint('one', first);
+  assert.equal(await ask(known), 200);
+  clock.now += 600;
+  issuer.answer = answerError;
+  assert.equal(await ask(known), 200);
+  assert.deepEqual(events, [FETCHED, MALFORMED]);
+  clock.now += 30;
+  const isHanging = hang(issuer);
+  assert.equal(await countRsa(async () => { for (let i = 0; i < 3; i += 1) assert.equal(await ask(known), 200); }), 0);
+  assert.equal(await ask(await mint('one', first, 'bob')), 200); // nor does a new one
+  assert.ok(await isHanging());
+  assert.equal(issuer.hits.length, 3);
+  issuer.answer = answerKeys(issuer);
+  issuer.keys = [second];
+  issuer.drop();
+  await until(() => events.length === 3);
+  clock.now += 30;
+  assert.equal(await ask(known), 200); // starts the fetch that finds the issuer again
+  await until(() => events.length === 4);
+  assert.equal(await ask(known), 401);
 });
 
 test('a token asks an issuer that is down once', async (t) => {

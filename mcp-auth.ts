@@ -475,6 +475,8 @@ export async function generateKeyPair(
 
 /** What one verifier may use of the process's lanes, and does. */
 interface Share { concurrency: number; running: number }
+/** A place in the queue; `leave` says whether it was still one. */
+interface Place { leave: () => boolean }
 interface Ticket { share: Share; start: (lane: number) => void; cancel: (reason: AuthError) => void }
 
 /** One limiter per process, for the thread pool is the process's; it leaves one thread of the pool for everyone else. */
@@ -528,8 +530,7 @@ async function unwrapKey(key: DecryptionKey, encryptedKey: Buffer, lane: number)
   return cek.length === 32 ? cek : random;
 }
 
-async function openJwe(jwe: CompactJwe, key: DecryptionKey, lane: number): Promise<Buffer | undefined> {
-  const cek = await unwrapKey(key, jwe.encryptedKey, lane);
+function openContent(jwe: CompactJwe, cek: Buffer): Buffer | undefined {
   const decipher = createDecipheriv('aes-256-gcm', cek, jwe.iv, { authTagLength: 16 }); // without it, 4-octet tags pass on Node 20 to 24
   decipher.setAAD(jwe.aad).setAuthTag(jwe.tag);
   const plaintext = decipher.update(jwe.ciphertext); // not looked at before final() has checked the tag
@@ -552,9 +553,12 @@ function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: num
 
 interface Opened { plaintext: Buffer; key: DecryptionKey }
 
-async function tryKeys(jwe: CompactJwe, keys: readonly DecryptionKey[], lane: number): Promise<Opened | undefined> {
+/** A lane is held for the RSA operation alone. */
+async function tryKeys(jwe: CompactJwe, keys: readonly DecryptionKey[], share: Share, place: Place): Promise<Opened | undefined> {
   for (const key of keys) {
-    const plaintext = await openJwe(jwe, key, lane);
+    const { done, leave } = inLane(share, (lane) => unwrapKey(key, jwe.encryptedKey, lane));
+    place.leave = leave;
+    const plaintext = openContent(jwe, await done);
     if (plaintext) return { plaintext, key };
   }
   return undefined;
@@ -578,7 +582,7 @@ export async function compactDecrypt(jwe: string, keys: RsaPrivateJwk | JwkSet):
   }
   const parsed = parseJwe(jwe);
   const candidates = candidateKeys(known.keys, parsed, now);
-  const opened = await inLane(unlimited, (lane) => tryKeys(parsed, candidates, lane)).done;
+  const opened = await tryKeys(parsed, candidates, unlimited, { leave: () => false });
   if (!opened) throw new AuthError('undecryptable');
   return { plaintext: new Uint8Array(opened.plaintext), protectedHeader: parsed.header };
 }
@@ -1075,8 +1079,6 @@ interface Entry {
   readonly key: DecryptionKey;
   readonly signer: { issuer: IssuerKeys; key: VerificationKey } | undefined;
 }
-/** A place in the queue; `leave` says whether it was still one. */
-interface Place { leave: () => boolean }
 interface Flight { promise: Promise<Entry>; place: Place; waiting: number }
 
 /** Authentic tokens by SHA-256, least recently used first. Failures are never kept: there is no end of them. */
@@ -1301,20 +1303,13 @@ class Verifier {
   /** When no key fits, or none of them opened a token that names none, the key file may have changed: one look, one more try. */
   async #decrypt(jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Opened> {
     const { version } = this.ring;
-    let opened = await this.#open(jwe, keys, place);
+    let opened = await tryKeys(jwe, keys, this.#share, place);
     if (!opened && (keys.length === 0 || jwe.header.kid === undefined)) {
       await this.ring.lookAgain(this.now(), this.report);
-      if (this.ring.version !== version) opened = await this.#open(jwe, candidateKeys(this.ring.keys, jwe, this.now()), place);
+      if (this.ring.version !== version) opened = await tryKeys(jwe, candidateKeys(this.ring.keys, jwe, this.now()), this.#share, place);
     }
     if (!opened) throw new AuthError(keys.length === 0 ? 'unknown_key' : 'undecryptable');
     return opened;
-  }
-
-  async #open(jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Opened | undefined> {
-    if (keys.length === 0) return undefined;
-    const { done, leave } = inLane(this.#share, (lane) => tryKeys(jwe, keys, lane));
-    place.leave = leave;
-    return done;
   }
 
   /** RFC 7519 §5.2. Fresh key sets first; then each issuer's as it arrives, so that one that is down delays no other's tokens. */

@@ -119,26 +119,30 @@ async function cold(): Promise<void> {
 
 // ## Known and malformed tokens, without a server
 
+const CALLS = 100;
+
 async function calls(): Promise<void> {
   const verifier = verifierOf();
   await verifier.authenticate(token);
   const [rs256, rs512] = [await sign('RS256'), await sign('RS512')];
-  const bad = { 'no JSON': `AAAA${token}`, 'a wrong length': `${token}A`, 'whitespace': ` ${token}` };
+  const bad = { 'no JSON': `AAAA${token}`, 'a header cut short': token.replace(/.{4}\./, '.'), 'a wrong length': `${token}A`, 'whitespace': ` ${token}` };
   const bench = new Bench({ time: short ? 20 : 2000, warmupTime: short ? 5 : 300 });
-  bench.add('hit', async () => { await verifier.authenticate(token); });
-  for (const [name, one] of Object.entries(bad)) bench.add(name, async () => { await verifier.authenticate(one).catch(() => {}); });
+  // A call takes less than tinybench's own look at the clock, so a task makes many of them.
+  const add = (name: string, call: () => unknown): unknown => bench.add(name, async () => { for (let i = 0; i < CALLS; i += 1) await call(); });
+  add('hit', () => verifier.authenticate(token));
+  for (const [name, one] of Object.entries(bad)) add(name, () => verifier.authenticate(one).catch(() => {}));
   for (const [alg, jwt] of [['RS256', rs256], ['RS512', rs512]] as const) {
     for (const cache of [false, true]) {
       const verify = createVerifier({ key: publicPem, cache, allowedIss: 'issuer', allowedAud: 'audience' });
-      bench.add(`fast-jwt ${alg}${cache ? ' cached' : ''}`, () => { verify(jwt); });
+      add(`fast-jwt ${alg}${cache ? ' cached' : ''}`, () => verify(jwt));
     }
   }
-  bench.add('jose RS256', async () => { await jwtVerify(rs256, signing.publicKey, { issuer: 'issuer', audience: 'audience' }); });
-  bench.add('SHA-256', () => { createHash('sha256').update(token).digest('base64url'); });
+  add('jose RS256', () => jwtVerify(rs256, signing.publicKey, { issuer: 'issuer', audience: 'audience' }));
+  add('SHA-256', () => createHash('sha256').update(token).digest('base64url'));
   expect('operations for known and malformed tokens', await countRsa(() => bench.run()), 0);
   const rate = (name: string): number => {
     const result = bench.getTask(name)?.result;
-    return result && 'latency' in result ? 1000 / result.latency.mean : NaN;
+    return result && 'latency' in result ? (1000 * CALLS) / result.latency.mean : NaN;
   };
   const hit = rate('hit');
   rows.push({ what: 'known token, authenticate', figure: `${round(1e6 / hit)} µs`, against: `its SHA-256 alone ${round(1e6 / rate('SHA-256'))} µs`, ratio: rate('SHA-256') / hit, target: '< 5 µs', met: 1e6 / hit < 5 });

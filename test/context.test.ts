@@ -396,6 +396,23 @@ describe('middlewares inside one another', () => {
   });
 });
 
+it('an emit that something else put on the request before is still what emits', async (t) => {
+  const options = { keys: await serverKeys() };
+  const middleware = authMiddleware(options);
+  const [emitted, seen]: [unknown[], unknown[]] = [[], []];
+  const { port } = await serve(t, (req, res) => {
+    const { emit } = req;
+    req.emit = (...args: [name: string, ...unknown[]]): boolean => {
+      emitted.push(args[0]);
+      return Reflect.apply(emit, req, args);
+    };
+    middleware(req, res, () => req.on('end', () => { seen.push(getUser().sub); res.end(); }).resume());
+  });
+  await ask(port, { method: 'POST', body: 'x', headers: await bearer({ sub: 'ada' }) });
+  assert.deepEqual(seen, ['ada']);
+  assert.ok(emitted.includes('end'));
+});
+
 describe('a client that leaves while its token is verified', () => {
   /** An issuer that keeps everyone waiting for its keys until it is released. */
   async function slowIssuer(t: Parameters<typeof serve>[0]): Promise<{ options: AuthOptions; asked: Promise<unknown>; release: () => void }> {

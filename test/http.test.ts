@@ -1,8 +1,9 @@
 // What a request gets: every row of the contract with its exact status, header fields and body, and the order of the rows.
 import assert from 'node:assert/strict';
 import { constants, createCipheriv, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto';
+import { Agent } from 'node:http';
 import { describe, it } from 'node:test';
-import { type AuthOptions, compactEncrypt, publicJwks } from 'mcp-auth-middleware';
+import { type AuthOptions, compactEncrypt, getUser, publicJwks } from 'mcp-auth-middleware';
 import { keyPair } from './support.js';
 import { type Answer, type Ask, ask, bearer, exchange, guard, mint, serverKeys } from './wire.js';
 
@@ -234,6 +235,31 @@ describe('who gets to the handler', () => {
     ...['http://mcp.example', 'https://mcp.example:8443', 'https://mcp.example.evil.example', 'https://MCP.example', 'https://mcp.example/', 'null', ''].map((origin): Row =>
       [`not "${origin}"`, { headers: { origin } }, badOrigin]),
   ]);
+});
+
+it('what the last request on a socket brought is judged again, and nothing like it passes for it', async (t) => {
+  const iat = Math.floor(Date.now() / 1000);
+  let now = iat;
+  const { port } = await guard(t, { now: () => now, clockTolerance: 0 }, (_req, res) => { res.end(String(getUser().sub)); });
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  t.after(() => agent.destroy());
+  const sockets = new Set<object>();
+  agent.on('free', (socket) => sockets.add(socket));
+  const [ada, bob] = [await mint({ sub: 'ada', iat, exp: iat + 60 }), await mint({ sub: 'bob', iat, exp: iat + 600 })];
+  const get = async (authorization?: string): Promise<string> => {
+    const { status, body } = await ask(port, { agent, ...(authorization !== undefined && { headers: { authorization } }) });
+    return status === 200 ? body : String(status);
+  };
+  for (let i = 0; i < 3; i += 1) assert.equal(await get(`Bearer ${ada}`), 'ada');
+  const others: [field: string | undefined, expected: string][] = [
+    [undefined, '401'], [`Basic ${ada}`, '401'], [`Bearer ${ada}A`, '401'], [`Bearer ${ada.slice(0, -1)}`, '401'], [`Bearer ${ada}, Bearer ${ada}`, '401'],
+    [`bearer  ${ada}`, 'ada'], [`Bearer ${bob}`, 'bob'], [`Bearer ${bob}`, 'bob'], [`Bearer ${ada}`, 'ada'],
+  ];
+  for (const [field, expected] of others) assert.equal(await get(field), expected, field?.slice(0, 8) ?? 'nothing');
+  now = iat + 60;
+  assert.equal(await get(`Bearer ${ada}`), '401');
+  assert.equal(await get(`Bearer ${bob}`), 'bob');
+  assert.equal(sockets.size, 1);
 });
 
 describe('a bad token', () => {

@@ -54,6 +54,15 @@ describe('compactEncrypt and compactDecrypt', () => {
     const { kid, ...nameless } = publicJwk;
     assert.equal(decodeProtectedHeader(compactEncrypt(SAYING, nameless)).kid, kid);
   });
+  it('refuse to encrypt to a key with any one private member', async () => {
+    for (const member of ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const) {
+      const half = { ...publicJwk, [member]: privateJwk[member] };
+      const isPrivate = (error: unknown): boolean => error instanceof KeyError && error.code === 'private';
+      assert.throws(() => compactEncrypt(SAYING, half), isPrivate, member);
+      for (const recipient of [half, { keys: [half] }, { keys: [publicJwk, half] }]) await assert.rejects(encryptToken({}, recipient), isPrivate, member);
+    }
+  });
+
   it('refuse to encrypt to a private key', () => {
     assert.throws(() => compactEncrypt(SAYING, privateJwk), (error) => error instanceof KeyError && error.code === 'private');
   });

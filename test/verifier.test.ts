@@ -106,6 +106,7 @@ test('malformed tokens cost no RSA operation and no place in the queue', async (
     'short encrypted key': replaced(1, randomBytes(255).toString('base64url')),
     'short IV': replaced(2, randomBytes(11).toString('base64url')),
     'short tag': replaced(4, randomBytes(4).toString('base64url')),
+    ...Object.fromEntries(part.map((old, i) => [`an octet that is no base64url in segment ${i}`, replaced(i, `${old.slice(0, -2)}+${old.slice(-1)}`)])),
   };
   assert.equal(await countRsa(async () => {
     for (const [name, bad] of Object.entries(malformed)) {

@@ -249,6 +249,11 @@ describe('what is published', () => {
     assert.equal(verifierOf(unsaid('a'), unsaid('b'), unsaid('c')).getJwks().keys[0]?.kid, 'a');
     assert.equal(publicJwks(untyped({ keys: [unsaid('b'), unsaid('a')] })).keys[0]?.kid, 'b');
   });
+  it('is not told from a set that mixes private and public keys', async () => {
+    const { publicJwk: another } = await keyPair('another');
+    for (const keys of [[privateJwk, another], [another, privateJwk]]) keyRefused(() => publicJwks({ keys }), 'public_only', /needs the private one/);
+  });
+
   it('is the same from publicJwks, which reads the real clock, for private and public sets', () => {
     const now = Math.floor(Date.now() / 1000);
     for (const key of [privateJwk, publicJwk]) {

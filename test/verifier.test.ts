@@ -7,7 +7,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type AuthEvent, type AuthOptions, encryptToken, getUser, JWETokenVerifier, type VerifierOptions, withAuth, withAuthFetch } from 'mcp-auth-middleware';
 import { countRsa, hold, rsa } from './rsa.js';
-import { keyPair, outcome, type Scope, serve, until } from './support.js';
+import { keyPair, outcome, root, run, type Scope, serve, until } from './support.js';
 
 const { privateJwk, publicJwk } = await keyPair();
 const pool = Number(process.env.UV_THREADPOOL_SIZE ?? 4);
@@ -250,6 +250,26 @@ test('no more operations run at once than there are lanes, over all verifiers, a
   await Promise.all(work);
   assert.equal(rsa.most, lanes);
 });
+
+/** How many threads libuv makes of the setting: atoi's reading, 1 for nothing or none. */
+const pools: [setting: string, threads: number][] = [['1', 1], ['2', 2], ['3', 3], ['4', 4], ['8', 8], ['0', 1], ['', 1], ['many', 1], ['3 threads', 3], ['0x10', 1]];
+for (const [setting, threads] of pools) {
+  const expected = Math.max(1, Math.min(availableParallelism() + 1, threads - 1));
+  test(`with ${threads} threads in the pool (UV_THREADPOOL_SIZE=${JSON.stringify(setting)}) there are ${expected} lanes`, async () => {
+    const program = `
+      import { rsa } from './build/test/rsa.js';
+      import { encryptToken, JWETokenVerifier } from 'mcp-auth-middleware';
+      const keys = JSON.parse(process.env.KEYS);
+      const { kty, n, e, kid, alg } = keys;
+      const verifier = new JWETokenVerifier({ keys });
+      const tokens = await Promise.all(Array.from({ length: 20 }, (_, i) => encryptToken({ i }, { kty, n, e, kid, alg })));
+      await Promise.all(tokens.map((token) => verifier.authenticate(token)));
+      console.log(rsa.started, rsa.most);`;
+    const env = { UV_THREADPOOL_SIZE: setting, KEYS: JSON.stringify(privateJwk) };
+    const { code, stdout } = await run(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], { cwd: root, env });
+    assert.deepEqual([code, stdout], [0, `20 ${expected}\n`]);
+  });
+}
 
 test('concurrency limits one verifier and leaves the other lanes to others', async (t) => {
   const [narrow, other] = [verifier({ concurrency: 1 }), verifier()];

@@ -8,6 +8,7 @@ import { runInNewContext } from 'node:vm';
 import { type AuthEvent, type AuthOptions, encryptToken, getUser, JWETokenVerifier, type VerifierOptions, withAuth, withAuthFetch } from 'mcp-auth-middleware';
 import { countRsa, hold, rsa } from './rsa.js';
 import { keyPair, outcome, root, run, type Scope, serve, until } from './support.js';
+import { seal } from './tokens.js';
 
 const { privateJwk, publicJwk } = await keyPair();
 const pool = Number(process.env.UV_THREADPOOL_SIZE ?? 4);
@@ -163,6 +164,17 @@ test('without a cache every use costs an operation, but simultaneous ones share 
   const token = await mint('alice');
   assert.equal(await countRsa(async () => { for (let i = 0; i < 3; i += 1) await subject.authenticate(token); }), 3);
   assert.equal(await countRsa(() => Promise.all([subject.authenticate(token), subject.authenticate(token)])), 1);
+});
+
+test('a token without kid costs one operation when it is for the published key, wherever that stands', async () => {
+  const [active, old, next] = await Promise.all([keyPair('active'), keyPair('old'), keyPair('next')]);
+  const now = Math.floor(Date.now() / 1000);
+  const keys = [{ ...active.privateJwk, nbf: now - 10 }, { ...old.privateJwk, nbf: now - 20 }, { ...next.privateJwk, nbf: now + 3600 }];
+  for (const order of [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0]]) {
+    const subject = verifier({ keys: { keys: order.flatMap((index) => keys[index] ?? []) } });
+    const token = seal(active.publicJwk, { header: { kid: undefined }, plaintext: {} });
+    assert.equal(await countRsa(() => subject.authenticate(token)), 1, `${order}`);
+  }
 });
 
 test('times and audience of a known token are judged at every use, at no cost', async () => {

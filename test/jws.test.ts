@@ -465,6 +465,14 @@ describe('the options', () => {
 
 describe('encryptToken with sign', () => {
   const mint = (key: unknown, claims: object = {}): Promise<string> => encryptToken(claims, recipient, { sign: { key: untyped(key), issuer: ISSUER, audience: AUDIENCE } });
+  for (const [name, options] of Object.entries<unknown>({
+    'nothing': null, 'a string': 'key', 'a list': [], 'no member': {}, 'no key': { issuer: ISSUER, audience: AUDIENCE }, 'no issuer': { key: es256.privateJwk, audience: AUDIENCE },
+    'a number as issuer': { key: es256.privateJwk, issuer: 1, audience: AUDIENCE }, 'no audience': { key: es256.privateJwk, issuer: ISSUER },
+    'a number as audience': { key: es256.privateJwk, issuer: ISSUER, audience: 1 }, 'a number among audiences': { key: es256.privateJwk, issuer: ISSUER, audience: [AUDIENCE, 1] },
+  })) {
+    it(`are refused for ${name} as what signs`, () => assert.rejects(encryptToken({}, recipient, { sign: untyped(options) }),
+      (error) => error instanceof KeyError && error.code === 'unsupported' && /^sign needs a key .* an issuer and an audience$/.test(error.message)));
+  }
   it('lets claims given win, iss and aud too', async () => {
     const token = await mint(es256.privateJwk, { iss: 'mine', aud: ['x'], exp: NOW + 50, iat: 7 });
     const owner = new JWETokenVerifier({ keys, audience: 'x', trustedIssuers: [{ issuer: 'mine', jwks: { keys: [es256.publicJwk] } }] });

@@ -396,6 +396,17 @@ test('a place that two clients share stays until both are gone', async (t) => {
   assert.deepEqual(handled, ['user 0', 'user 1']);
 });
 
+test('who leaves the queue is answered and takes nobody along', async (t) => {
+  const handler = withAuthFetch(() => new Response(getUser().sub), { verifier: verifier({ concurrency: 1 }) });
+  const gone = new AbortController();
+  const release = hold(t);
+  const asked = (await mintAll(5)).map((token, i) => handler(new Request('http://server/', { headers: { authorization: `Bearer ${token}` }, signal: i === 1 || i === 3 ? gone.signal : null })));
+  gone.abort();
+  release();
+  const answers = await Promise.all(asked.map(async (answer) => { const { status } = await answer; return status === 200 ? (await answer).text() : status; }));
+  assert.deepEqual(answers, ['user 0', 503, 'user 2', 503, 'user 4']);
+});
+
 test('an aborted fetch request frees its place as well', async (t) => {
   const subject = verifier(ONE_LANE);
   const handled: unknown[] = [];

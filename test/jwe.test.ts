@@ -363,6 +363,10 @@ describe('encryptToken', () => {
   for (const claims of [null, undefined, 'text', 1, [], [1]]) {
     it(`refuses ${JSON.stringify(claims)} as claims`, () => assert.rejects(encryptToken(untyped(claims), publicJwk), { name: 'TypeError' }));
   }
+  it('takes a lifetime of one second', async () => {
+    const { iat, exp } = await open(await encryptToken({}, publicJwk, { expiresIn: 1 }));
+    assert.equal(Number(exp) - Number(iat), 1);
+  });
   it('refuses a private key as recipient, alone and anywhere in a set', async () => {
     const other = await keyPair('second');
     for (const recipient of [privateJwk, { keys: [privateJwk] }, { keys: [publicJwk, other.privateJwk] }, { keys: [privateJwk, other.publicJwk] }]) {

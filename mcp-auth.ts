@@ -24,6 +24,7 @@ import {
   constants, createCipheriv, createDecipheriv, createPrivateKey, createPublicKey, generateKeyPair as generateRsa, hash,
   type KeyObject, privateDecrypt, publicEncrypt, randomBytes, sign, verify, webcrypto,
 } from 'node:crypto';
+import { EventEmitter } from 'node:events';
 import { closeSync, constants as files, fstatSync, openSync, readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
@@ -1137,7 +1138,9 @@ function readScopes({ scope, scp }: AuthUser): readonly string[] {
 }
 
 /** Who a session belongs to: (iss, sub), or the claims that stay when a token is refreshed. */
-function principalOf({ auth: { user, signed }, claims }: Entry): string {
+function principalOf(entry: Entry | undefined): string {
+  if (!entry) return 'anonymous';
+  const { auth: { user, signed }, claims } = entry;
   if (user.sub !== undefined) return JSON.stringify([signed, claims.iss ?? null, user.sub]);
   const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
   const sorted = JSON.stringify(lasting, (_name, value: unknown) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value));
@@ -1489,7 +1492,7 @@ function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, ()
 class Gate {
   readonly tokenHeader: string;
   readonly #verifier: Verifier;
-  readonly #options: AuthOptions;
+  readonly #options: { requiredClaims: string[]; requiredScopes: string[]; anonymous: boolean; bindSessions: boolean; sendsCors: boolean };
   readonly #documents: Map<string, () => object>;
   readonly #publicPaths: Set<string>;
   readonly #origins: Set<string>;
@@ -1501,6 +1504,7 @@ class Gate {
   constructor(given: AuthOptions) {
     const options = readOptions(given, { ...VERIFIER_OPTIONS, ...REQUEST_OPTIONS });
     const { verifier, resource, cors, onEvent } = options;
+    const { requiredClaims = [], requiredScopes = [], anonymous = false, bindSessions = true, tokenHeader = 'authorization' } = options;
     const own = withoutPrototype(Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(VERIFIER_OPTIONS, name))));
     const [extra] = Object.keys(own);
     if (verifier && extra) refuseOptions(`option "verifier" and option "${extra}" exclude each other: give it to the verifier`);
@@ -1508,8 +1512,8 @@ class Gate {
     // A signed token must be for this server (RFC 8707): for its resource, unless another audience is agreed on.
     if (options.trustedIssuers && resource) own['audience'] ??= resource;
     this.#verifier = verifierOf(verifier ?? new JWETokenVerifier(own));
-    this.#options = options;
-    this.tokenHeader = (options.tokenHeader ?? 'authorization').toLowerCase();
+    this.#options = { requiredClaims, requiredScopes, anonymous, bindSessions, sendsCors: Boolean(cors) };
+    this.tokenHeader = tokenHeader.toLowerCase();
     this.#documents = listDocuments(options, this.#verifier);
     this.#publicPaths = new Set(options.publicPaths);
     this.#origins = new Set([...(resource ? [new URL(resource).origin] : []), ...(cors ? cors.origin : [])]);
@@ -1536,12 +1540,11 @@ class Gate {
 
   /** Everything that needs no user. */
   #beforeToken(head: Head): Decision | undefined {
-    const { cors } = this.#options;
     const document = this.#documents.get(head.path);
     if (document) return answerDocument(head.method, document);
     const origin = head.field('origin');
     if (origin !== undefined && !this.#allows(origin)) throw new AuthError('origin'); // DNS rebinding
-    if (cors && head.method === 'OPTIONS' && origin !== undefined && head.field('access-control-request-method') !== undefined) return this.#preflight(head);
+    if (this.#options.sendsCors && head.method === 'OPTIONS' && origin !== undefined && head.field('access-control-request-method') !== undefined) return this.#preflight(head);
     if (this.#publicPaths.has(head.path)) return { store: { auth: undefined, at: NOBODY.at }, headers: this.#cors(head), watch: undefined };
     if (head.tokens.length > 1) throw new AuthError('duplicate_token');
     return undefined;
@@ -1564,10 +1567,13 @@ class Gate {
 
   #accept(head: Head, entry: Entry, started: number, cached: boolean): Decision {
     const { auth, claims } = entry;
-    const { requiredClaims = [], requiredScopes = [], resource } = this.#options;
+    const { requiredClaims, requiredScopes } = this.#options;
+    const { resource } = this.#resource;
     if (resource !== undefined && !auth.signed && claims.aud !== undefined && this.#verifier.audience.length === 0) judgeAudience(claims, [resource]);
-    const missing = [...requiredClaims.filter((claim) => (auth.user[claim] ?? null) === null), ...requiredScopes.filter((scope) => !auth.scopes.includes(scope))];
-    if (missing.length > 0) throw new AuthError('insufficient_scope', missing);
+    if (requiredClaims.length + requiredScopes.length > 0) {
+      const missing = [...requiredClaims.filter((claim) => (auth.user[claim] ?? null) === null), ...requiredScopes.filter((scope) => !auth.scopes.includes(scope))];
+      if (missing.length > 0) throw new AuthError('insufficient_scope', missing);
+    }
     const decision = this.#enter(head, entry);
     this.#report?.({ type: 'accepted', keyId: auth.keyId, cached, durationMs: performance.now() - started });
     return decision;
@@ -1575,12 +1581,11 @@ class Gate {
 
   #enter(head: Head, entry: Entry | undefined): Decision {
     const pass: Pass = { store: { auth: entry?.auth, at: this.#resource }, headers: this.#cors(head), watch: undefined };
-    if (this.#options.bindSessions === false) return pass;
+    if (!this.#options.bindSessions) return pass;
     const { sessions } = this.#verifier;
-    const principal = (): string => (entry ? principalOf(entry) : 'anonymous');
     const id = head.field('mcp-session-id') || undefined;
-    if (id === undefined) pass.watch = (status, opened) => { if (opened !== undefined && isSuccess(status)) sessions.open(opened, principal()); };
-    else if (!sessions.allows(id, principal())) throw new AuthError('session');
+    if (id === undefined) pass.watch = (status, opened) => { if (opened !== undefined && isSuccess(status)) sessions.open(opened, principalOf(entry)); };
+    else if (!sessions.allows(id, principalOf(entry))) throw new AuthError('session');
     else if (head.method === 'DELETE') pass.watch = (status) => { if (isSuccess(status)) sessions.close(id); };
     return pass;
   }
@@ -1601,7 +1606,7 @@ class Gate {
 
   /** RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. */
   #challenge({ code, reason, message }: AuthError): string {
-    const { requiredClaims = [], requiredScopes = [] } = this.#options;
+    const { requiredClaims, requiredScopes } = this.#options;
     const scopes = reason === 'insufficient_scope' ? [...requiredClaims, ...requiredScopes].filter(isScopeToken) : requiredScopes;
     const { resourceMetadataUrl } = this.#resource;
     const parameters = {
@@ -1616,8 +1621,7 @@ class Gate {
 
   /** On every answer, refusals too: a page must be able to read why. Credentials are never allowed: the token is explicit. */
   #cors(head: Head): Record<string, string> {
-    const { cors } = this.#options;
-    if (!cors) return NO_HEADERS;
+    if (!this.#options.sendsCors) return NO_HEADERS;
     const expose = { 'access-control-expose-headers': 'WWW-Authenticate, Mcp-Session-Id' };
     if (this.#origins.has('*')) return { 'access-control-allow-origin': '*', ...expose };
     const origin = head.field('origin');
@@ -1674,62 +1678,70 @@ function describeAuth({ auth, at: { resource, resourceMetadataUrl } }: Store): A
 
 const KEPT = Symbol('mcp-auth-middleware');
 type Emitter = (IncomingMessage | ServerResponse) & { [KEPT]?: Kept };
+type Emit = (name: string, ...args: unknown[]) => boolean;
 
-/** Which context an emitter's events are emitted in. Private fields: whoever logs `req` does not log this store. */
+/**
+ * The context of an emitter's events: listeners would be called in the socket's, so each event is emitted inside the request's, and of
+ * several middlewares' the innermost. Never `enterWith`: it outlives the request. Private fields: whoever logs `req` logs no token.
+ */
 class Kept {
   #store: Store;
-  readonly #emit: (...args: unknown[]) => boolean;
-  constructor(emit: (...args: unknown[]) => boolean, store: Store) {
+  readonly #emit: Emit;
+
+  private constructor(emit: Emit, store: Store) {
     this.#emit = emit;
     this.#store = store;
   }
-  enter(store: Store): void { this.#store = store; }
-  emit(emitter: Emitter, args: [name: string, ...unknown[]]): boolean {
-    if (emitter.listenerCount(args[0]) === 0) return Reflect.apply(this.#emit, emitter, args); // nobody to see the context
-    return context.run(this.#store, Reflect.apply, this.#emit, emitter, args);
+
+  static keep(emitter: Emitter, store: Store): void {
+    if (emitter[KEPT]) {
+      emitter[KEPT].#store = store;
+      return;
+    }
+    emitter[KEPT] = new Kept(emitter.emit, store);
+    emitter.emit = Kept.#emitInContext;
+  }
+
+  /** One function for all requests: a closure for each would cost as much as the rest of the way here. */
+  static #emitInContext(this: Emitter, ...args: Parameters<Emit>): boolean {
+    const kept = this[KEPT];
+    if (!kept) return false;
+    const nobodyListens = args[0] !== 'error' && this.listenerCount(args[0]) === 0; // most events; an error would be thrown
+    if (nobodyListens && kept.#emit === EventEmitter.prototype.emit) return false;
+    return context.run(kept.#store, Reflect.apply, kept.#emit, this, args);
   }
 }
 
-/** One function for all requests: a closure for each would cost as much as the rest of the way here. */
-function emitInContext(this: Emitter, ...args: [name: string, ...unknown[]]): boolean {
-  return this[KEPT]?.emit(this, args) ?? false;
-}
-
-/**
- * Events reach listeners from the socket's context; emitting inside the store gives them the request's, and of several middlewares' the
- * innermost. Never `enterWith`: it outlives the request.
- */
-function keepContext(emitter: Emitter, store: Store): void {
-  if (emitter[KEPT]) return emitter[KEPT].enter(store);
-  emitter[KEPT] = new Kept(emitter.emit, store);
-  emitter.emit = emitInContext;
+/** A field among the headers that `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
+function findField(headers: unknown, name: string): unknown {
+  if (typeof headers !== 'object' || headers === null) return undefined;
+  const list: unknown[] = Array.isArray(headers) ? headers : Object.entries(headers);
+  const fields = Array.isArray(list[0]) ? list.flat() : list;
+  const index = fields.findIndex((field, at) => at % 2 === 0 && isString(field) && field.toLowerCase() === name);
+  return index < 0 ? undefined : fields[index + 1];
 }
 
 /** Sees the head of the answer as it is sent; Node calls writeHead for implicit heads too. */
 function watchHead(res: ServerResponse, watch: NonNullable<Pass['watch']>): void {
   const { writeHead } = res;
   res.writeHead = (...args: unknown[]): ServerResponse => {
-    const [status, headers] = [args[0], args.at(-1)];
-    const list: unknown = isObject(headers) ? Object.entries(headers) : headers;
-    const fields: unknown[] = !Array.isArray(list) ? [] : Array.isArray(list[0]) ? list.flat() : list; // pairs, or names and values in turn
-    const index = fields.findIndex((name, at) => at % 2 === 0 && isString(name) && name.toLowerCase() === 'mcp-session-id');
-    const opened: unknown = index < 0 ? res.getHeader('mcp-session-id') : fields[index + 1];
-    watch(Number(status), opened === undefined ? undefined : String(opened));
+    const opened = findField(args.at(-1), 'mcp-session-id') ?? res.getHeader('mcp-session-id');
+    watch(Number(args[0]), opened === undefined ? undefined : String(opened));
     return Reflect.apply(writeHead, res, args);
   };
 }
 
 type NodeRequest = IncomingMessage & { originalUrl?: string; auth?: AuthInfo | undefined };
 
-/** Every field of this name; `req.headers` keeps one Authorization of two. */
-function readFields(rawHeaders: readonly string[], name: string): string[] {
-  const values: string[] = [];
+const isNamed = (field: string | undefined, name: string): boolean => field?.length === name.length && field.toLowerCase() === name;
+
+/** All fields of a name in one, as HTTP joins them. */
+function joinFields(rawHeaders: readonly string[], name: string): string | undefined {
+  let joined: string | undefined;
   for (let at = 0; at < rawHeaders.length; at += 2) {
-    const field = rawHeaders[at];
-    const value = rawHeaders[at + 1];
-    if (field?.length === name.length && value !== undefined && field.toLowerCase() === name) values.push(value);
+    if (isNamed(rawHeaders[at], name)) joined = joined === undefined ? rawHeaders[at + 1] : `${joined}, ${rawHeaders[at + 1]}`;
   }
-  return values;
+  return joined;
 }
 
 function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): Head {
@@ -1737,11 +1749,8 @@ function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): H
   const target = req.originalUrl ?? url;
   const query = target.indexOf('?');
   const path = query < 0 ? target : target.slice(0, query);
-  const field = (name: string): string | undefined => {
-    const values = readFields(rawHeaders, name);
-    return values.length > 0 ? values.join(', ') : undefined;
-  };
-  return { method, path, tokens: readFields(rawHeaders, tokenHeader), field, onLeave: (leave) => { res.once('close', leave); }, socket };
+  const tokens = rawHeaders.filter((_value, at) => at % 2 === 1 && isNamed(rawHeaders[at - 1], tokenHeader)); // `req.headers` keeps one of two
+  return { method, path, tokens, field: (name) => joinFields(rawHeaders, name), onLeave: (leave) => { res.once('close', leave); }, socket };
 }
 
 /** Carries out a decision: answers, or prepares the request for the handler and returns the context to run it in. */
@@ -1752,13 +1761,13 @@ function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store |
     return undefined;
   }
   const { store, headers, watch } = decision;
-  for (const [name, value] of Object.entries(headers)) {
+  for (const [name, value] of headers === NO_HEADERS ? [] : Object.entries(headers)) {
     res.setHeader(name, name === 'vary' && res.hasHeader(name) ? `${res.getHeader(name)}, ${value}` : value);
   }
   if (watch) watchHead(res, watch);
   if (store.auth) req.auth = describeAuth(store);
-  keepContext(req, store);
-  keepContext(res, store);
+  Kept.keep(req, store);
+  Kept.keep(res, store);
   return store;
 }
 

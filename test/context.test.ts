@@ -413,6 +413,28 @@ it('an emit that something else put on the request before is still what emits', 
   assert.ok(emitted.includes('end'));
 });
 
+it('emit answers as without the middleware: whether somebody listened, and an error that nobody listens for is thrown', async (t) => {
+  const emitted = async (wrap: (handler: RequestListener) => RequestListener): Promise<unknown[]> => {
+    const answers: unknown[] = [];
+    const { port } = await serve(t, wrap((req, res) => {
+      for (const emitter of [req, res]) {
+        emitter.once('heard', (...args) => { answers.push(args); });
+        answers.push(emitter.emit('heard', 1, 2, 3, 4), emitter.emit('heard'));
+        assert.throws(() => emitter.emit('error', new Error('unheard')), /unheard/);
+        emitter.once('error', (error) => { answers.push(error); });
+        answers.push(emitter.emit('error', 'heard'));
+      }
+      res.end();
+    }));
+    assert.equal((await ask(port, { headers: await bearer({ sub: 'ada' }) })).status, 200);
+    return answers;
+  };
+  const options = { keys: await serverKeys() };
+  const expected = await emitted((handler) => handler);
+  assert.deepEqual(expected, [[1, 2, 3, 4], true, false, 'heard', true, [1, 2, 3, 4], true, false, 'heard', true]);
+  assert.deepEqual(await emitted((handler) => withAuth(handler, options)), expected);
+});
+
 describe('a client that leaves while its token is verified', () => {
   /** An issuer that keeps everyone waiting for its keys until it is released. */
   async function slowIssuer(t: Parameters<typeof serve>[0]): Promise<{ options: AuthOptions; asked: Promise<unknown>; release: () => void }> {

@@ -406,11 +406,15 @@ it('an emit that something else put on the request before is still what emits', 
       emitted.push(args[0]);
       return Reflect.apply(emit, req, args);
     };
-    middleware(req, res, () => req.on('end', () => { seen.push(getUser().sub); res.end(); }).resume());
+    middleware(req, res, () => {
+      req.emit('unheard');
+      req.on('end', () => { seen.push(getUser().sub); res.end(); }).resume();
+    });
   });
   await ask(port, { method: 'POST', body: 'x', headers: await bearer({ sub: 'ada' }) });
   assert.deepEqual(seen, ['ada']);
   assert.ok(emitted.includes('end'));
+  assert.ok(emitted.includes('unheard'), 'what nobody listens to reaches it, too');
 });
 
 it('emit answers as without the middleware: whether somebody listened, and an error that nobody listens for is thrown', async (t) => {

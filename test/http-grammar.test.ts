@@ -56,6 +56,15 @@ function exchangeHttp2(port: number, fields: [name: string, value: string][]): P
   });
 }
 
+it('two Origin fields are refused in either order, though each of them may be allowed', async (t) => {
+  const { port } = await guard(t, { cors: { origin: ['https://app.example', 'https://other.example'] } });
+  const answers = async (...origins: string[]): Promise<number> =>
+    status(await exchange(port, `GET / HTTP/1.1\r\nHost: a\r\n${origins.map((origin) => `Origin: ${origin}\r\n`).join('')}Authorization: Bearer ${await mint({ sub: 'ada' })}\r\n${CLOSE}\r\n`));
+  const [app, other, evil] = ['https://app.example', 'https://other.example', 'https://evil.example'];
+  assert.deepEqual([await answers(app), await answers(evil)], [200, 403]);
+  for (const origins of [[app, evil], [evil, app], [app, other], [app, app]]) assert.equal(await answers(...origins), 403, origins.join(' then '));
+});
+
 describe('the field with the token', () => {
   const rows: [name: string, fields: (token: string) => string, status: number][] = [
     ['the plain form', (token) => `Authorization: Bearer ${token}`, 200],
@@ -103,6 +112,8 @@ describe('the field with the token', () => {
     ['a NUL in the value', (token) => `Authorization: Bearer ${token}\0`, 400],
     ['in Proxy-Authorization', (token) => `Proxy-Authorization: Bearer ${token}`, 401],
     ['in a cookie', (token) => `Cookie: authorization=Bearer ${token}; access_token=${token}`, 401],
+    ['values that are names of fields', (token) => `X: authorization\r\nAuthorization: Bearer ${token}\r\nX: origin\r\nY: authorization`, 200],
+    ['a name that follows the name of the field as a value', (token) => `X: authorization\r\n${token.slice(0, 9).replaceAll('.', '-')}: y`, 401],
     ['in a name with an underscore', (token) => `Authorization_: Bearer ${token}\r\nX-Authorization: Bearer ${token}`, 401],
     ['in a trailer', (token) => `Transfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n0\r\nAuthorization: Bearer ${token}`, 401],
     ['a bad one and a good one in a trailer', (token) => `Authorization: Bearer x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: Bearer ${token}`, 401],

@@ -1,4 +1,5 @@
 // A server for the bench, in a process of its own: bench-server.js NAME. The parent gets its port, and its state whenever it asks.
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { createServer, type RequestListener } from 'node:http';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { requireBearerAuth } from '@modelcontextprotocol/express';
@@ -15,6 +16,7 @@ export interface ServerInput { keys: string; signer: { kty: string } }
 
 const { keys, signer } = JSON.parse(process.env['BENCH_INPUT'] ?? '') as ServerInput;
 const answer = 'hello, alice';
+const storage = new AsyncLocalStorage<string>();
 
 /** The SDK's middleware as its documentation shows it, with jose to verify a signed token. */
 const sdkAuth = () => requireBearerAuth({
@@ -28,6 +30,7 @@ const sdkAuth = () => requireBearerAuth({
 
 const servers: Record<string, () => RequestListener> = {
   bare: () => (_req, res) => { res.end(answer); },
+  storage: () => (_req, res) => { storage.run('alice', () => res.end(`hello, ${storage.getStore()}`)); },
   ours: () => withAuth((_req, res) => { res.end(`hello, ${getUser().sub}`); }, { verifier: new JWETokenVerifier({ keys: JSON.parse(keys) }) }),
   express: () => express().get('/', (_req, res) => { res.end(answer); }),
   'express-ours': () => express().use(authMiddleware({ keys: JSON.parse(keys) })).get('/', (_req, res) => { res.end(answer); }),

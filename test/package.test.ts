@@ -91,6 +91,19 @@ describe('the sources', () => {
       assert.deepEqual(imports.filter((path) => !path.startsWith('node:')), []);
     });
   }
+
+  it('cli.ts loads the library only for commands that need it', async () => {
+    const cwd = project('without-library');
+    await build({ entryPoints: [join(root, 'cli.ts')], bundle: true, external: ['./mcp-auth.ts'], platform: 'node', format: 'esm', outfile: join(cwd, 'cli.mjs') });
+    for (const args of [['--help'], ['--version'], ['clean']]) {
+      const { code, stdout, stderr } = await run(process.execPath, ['cli.mjs', ...args], { cwd });
+      assert.deepEqual([code, stderr], [0, ''], args.join(' '));
+      assert.notEqual(stdout, '');
+    }
+    const { code, stderr } = await run(process.execPath, ['cli.mjs', 'generate'], { cwd });
+    assert.notEqual(code, 0);
+    assert.match(stderr, /mcp-auth\.ts/);
+  });
 });
 
 describe('dist/', () => {

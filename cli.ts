@@ -6,8 +6,25 @@
 import { spawnSync } from 'node:child_process';
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes, type webcrypto } from 'node:crypto';
 import {
-  closeSync, constants, createReadStream, fstatSync, fsyncSync, linkSync, lstatSync, mkdirSync, openSync, readdirSync,
-  readFileSync, readSync, renameSync, rmSync, statSync, unlinkSync, writeFileSync, writeSync, type Stats,
+  closeSync,
+  constants,
+  createReadStream,
+  fstatSync,
+  fsyncSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+  type Stats,
 } from 'node:fs';
 import { basename } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
@@ -206,7 +223,10 @@ function cut(text: string, separator: string): [string, string | undefined] {
 
 /** One of a few words, or numbers. */
 function oneOf<T extends string | number>(option: string, value: string, choices: readonly T[]): T {
-  return choices.find((choice) => String(choice) === value) ?? misuse(`${option} is one of ${choices.join(', ')}, not '${value}'`);
+  return (
+    choices.find((choice) => String(choice) === value) ??
+    misuse(`${option} is one of ${choices.join(', ')}, not '${value}'`)
+  );
 }
 
 /** `90s`, `10m`, `24h`, `7d` in seconds. */
@@ -220,7 +240,8 @@ function duration(option: string, text: string): number {
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
-const isSet = (value: unknown): value is JwkSet => isObject(value) && Array.isArray(value.keys) && value.keys.every(isObject);
+const isSet = (value: unknown): value is JwkSet =>
+  isObject(value) && Array.isArray(value.keys) && value.keys.every(isObject);
 const isPrivate = (jwk: Jwk): jwk is PrivateSigningJwk => 'd' in jwk;
 
 /** At most `limit` octets of a file, a pipe, standard input or an HTTP body, as JSON. The parser's message would quote them. */
@@ -262,12 +283,14 @@ async function readSet(file: string): Promise<JwkSet> {
 async function fetchSet(address: string): Promise<JwkSet> {
   const url = URL.canParse(address) ? new URL(address) : misuse(`--url '${address}' is not a URL`);
   const loopback = /^(localhost|127(\.[0-9]{1,3}){3}|\[::1\])$/.test(url.hostname);
-  if (url.protocol !== 'https:' && !(url.protocol === 'http:' && loopback)) misuse('--url is https; http is for this machine only');
+  if (url.protocol !== 'https:' && !(url.protocol === 'http:' && loopback))
+    misuse('--url is https; http is for this machine only');
   if (url.username || url.password) misuse('--url takes no user and password');
   const where = url.origin + url.pathname;
   try {
     const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5000) });
-    if (response.status !== 200) fail(`${where} answered ${response.status} instead of 200; redirects are not followed`);
+    if (response.status !== 200)
+      fail(`${where} answered ${response.status} instead of 200; redirects are not followed`);
     const set = asSet(where, await readJson(where, response.body ?? fail(`${where} answered nothing`), 64 * 1024));
     return set.keys.some(isPrivate) ? fail(`${where} publishes a private key: that key must be replaced`) : set;
   } catch (error) {
@@ -292,7 +315,8 @@ function pairOf(args: Args, name = args.has('signing') ? 'signing' : 'mcp'): Pai
   return { folder, privateFile: `${prefix}-private.json`, publicFile: `${prefix}-public.json` };
 }
 
-const look = (path: string): Stats | undefined => attempt(`look for ${path}`, () => lstatSync(path, { throwIfNoEntry: false }));
+const look = (path: string): Stats | undefined =>
+  attempt(`look for ${path}`, () => lstatSync(path, { throwIfNoEntry: false }));
 const exists = (path: string): boolean => look(path) !== undefined;
 
 const SUFFIX = /\.[0-9a-f]{12}\.tmp$/; // of what a killed run leaves, for `clean` to find
@@ -300,7 +324,8 @@ const temporary = (path: string): string => `${path.replace(SUFFIX, '')}.${rando
 
 function refuseSpecial(path: string): void {
   const seen = look(path);
-  if (seen?.isSymbolicLink()) fail(`${path} is a symbolic link and is not followed; remove it, and what it leads to, yourself`);
+  if (seen?.isSymbolicLink())
+    fail(`${path} is a symbolic link and is not followed; remove it, and what it leads to, yourself`);
   if (seen && !seen.isFile()) fail(`${path} is not a regular file; remove it yourself`);
 }
 
@@ -361,7 +386,7 @@ function overwrite(descriptor: number): void {
   const { size } = fstatSync(descriptor);
   // Only what is read back counts: shred may be missing, have failed, or be something else of that name.
   for (const fill of isZero(descriptor) ? [] : [randomBytes, Buffer.alloc]) {
-    for (let at = 0; at < size; ) {
+    for (let at = 0; at < size;) {
       const chunk = fill(Math.min(size - at, 64 * 1024));
       at += writeSync(descriptor, chunk, 0, chunk.length, at);
     }
@@ -434,7 +459,8 @@ function writePair(pair: Pair, privateText: string, replace: boolean): void {
   try {
     writeNew(newPrivate, privateText, 0o600);
     writeNew(newPublic, publicHalf(privateText), 0o644);
-    if (replace && ifThere(() => (renameSync(publicFile, oldPublic), true))) undo.unshift(() => renameSync(oldPublic, publicFile));
+    if (replace && ifThere(() => (renameSync(publicFile, oldPublic), true)))
+      undo.unshift(() => renameSync(oldPublic, publicFile));
     const old = replace && exists(privateFile);
     if (old) linkSync(privateFile, oldPrivate);
     (old ? renameSync : linkSync)(newPrivate, privateFile);
@@ -447,7 +473,8 @@ function writePair(pair: Pair, privateText: string, replace: boolean): void {
     rmSync(oldPrivate, { force: true });
     throw error;
   } finally {
-    for (const file of [newPrivate, newPublic, oldPublic]) attempt(`remove ${file}`, () => rmSync(file, { force: true }));
+    for (const file of [newPrivate, newPublic, oldPublic])
+      attempt(`remove ${file}`, () => rmSync(file, { force: true }));
   }
   if (replace) settle(pair);
   if (!exists(oldPrivate)) return;
@@ -497,12 +524,24 @@ function signingKey(args: Args): () => Promise<string> {
   return async () => {
     const { jwkThumbprint } = await library();
     // Through PEM: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
-    const pem = { publicKeyEncoding: { type: 'spki', format: 'pem' }, privateKeyEncoding: { type: 'pkcs8', format: 'pem' } } as const;
-    const made = alg === 'ES256' ? generateKeyPairSync('ec', { namedCurve: 'P-256', ...pem }) : generateKeyPairSync('ed25519', pem);
+    const pem = {
+      publicKeyEncoding: { type: 'spki', format: 'pem' },
+      privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+    } as const;
+    const made =
+      alg === 'ES256'
+        ? generateKeyPairSync('ec', { namedCurve: 'P-256', ...pem })
+        : generateKeyPairSync('ed25519', pem);
     const privateKey = createPrivateKey(made.privateKey);
     // "EdDSA" is what every verifier knows; its RFC 9864 name "Ed25519" is newer than most of them.
     const { kty = '', ...members } = privateKey.export({ format: 'jwk' });
-    return asText({ kty, kid: jwkThumbprint({ kty, ...members }), alg: alg === 'ES256' ? alg : 'EdDSA', use: 'sig', ...members });
+    return asText({
+      kty,
+      kid: jwkThumbprint({ kty, ...members }),
+      alg: alg === 'ES256' ? alg : 'EdDSA',
+      use: 'sig',
+      ...members,
+    });
   };
 }
 
@@ -516,7 +555,9 @@ async function makePair(args: Args, make: () => Promise<string>, instead: string
     writePair(pair, text, replace);
   } catch (error) {
     if (codeOf(error) === 'EEXIST') prepare(pair, replace, instead); // another run was faster
-    throw error instanceof Stop ? error : new Stop(1, `cannot write to ${pair.folder}: ${reason(error)}; nothing was changed`);
+    throw error instanceof Stop
+      ? error
+      : new Stop(1, `cannot write to ${pair.folder}: ${reason(error)}; nothing was changed`);
   }
   return text;
 }
@@ -524,7 +565,11 @@ async function makePair(args: Args, make: () => Promise<string>, instead: string
 async function generate(args: Args): Promise<void> {
   const signing = args.has('signing');
   const { folder, privateFile, publicFile } = pairOf(args);
-  await makePair(args, signing ? signingKey(args) : encryptionKey(args), '-f replaces them and destroys the old private key');
+  await makePair(
+    args,
+    signing ? signingKey(args) : encryptionKey(args),
+    '-f replaces them and destroys the old private key',
+  );
   const title = signing ? 'Signing keys generated:' : 'Keys generated (JWKS format):';
   await print(`${title}\n  Private: ${privateFile}\n  Public:  ${publicFile}`);
   if (args.has('quiet')) return;
@@ -543,20 +588,25 @@ async function k8s(args: Args): Promise<void> {
   const name = args.value('secret-name') ?? 'mcp-server-keys';
   const label = '[a-z0-9]([-a-z0-9]*[a-z0-9])?'; // RFC 1123, as Kubernetes reads it
   const rule = "of lower case letters, digits and '-', beginning and ending with a letter or digit";
-  if (namespace.length > 63 || !RegExp(`^${label}$`).test(namespace)) misuse(`--namespace is a name of at most 63 characters ${rule}`);
-  if (name.length > 253 || !RegExp(`^${label}(\\.${label})*$`).test(name)) misuse(`--secret-name is names ${rule}, joined by '.'`);
+  if (namespace.length > 63 || !RegExp(`^${label}$`).test(namespace))
+    misuse(`--namespace is a name of at most 63 characters ${rule}`);
+  if (name.length > 253 || !RegExp(`^${label}(\\.${label})*$`).test(name))
+    misuse(`--secret-name is names ${rule}, joined by '.'`);
   const from = args.value('from');
   const ephemeral = args.has('ephemeral');
-  if (from !== undefined && ephemeral) misuse('--from prints keys that exist, --ephemeral makes new ones: take one of them');
-  if (args.has('force') && (from !== undefined || ephemeral)) misuse('-f replaces saved keys; --from and --ephemeral save none');
+  if (from !== undefined && ephemeral)
+    misuse('--from prints keys that exist, --ephemeral makes new ones: take one of them');
+  if (args.has('force') && (from !== undefined || ephemeral))
+    misuse('-f replaces saved keys; --from and --ephemeral save none');
   // A terminal keeps what it has shown, and somebody may be looking.
   if (process.stdout.isTTY && !args.has('show')) fail('this prints a private key: pipe it to kubectl, or add --show');
 
   const instead = `print them with --from ${pairOf(args).privateFile}, or -f replaces them and destroys the old private key`;
   const make = encryptionKey(args);
-  const set = from === undefined
-    ? asSet('the new key', JSON.parse(await (ephemeral ? make() : makePair(args, make, instead))))
-    : await readSet(from);
+  const set =
+    from === undefined
+      ? asSet('the new key', JSON.parse(await (ephemeral ? make() : makePair(args, make, instead))))
+      : await readSet(from);
   // Opening a token for the key it publishes makes every check that a server makes of its keys at its start.
   const { compactDecrypt, encryptToken } = await library();
   await compactDecrypt(await encryptToken({}, await published(from ?? 'the new key', set)), set);
@@ -602,7 +652,8 @@ async function claimsOf(args: Args): Promise<Record<string, unknown>> {
     const [name, value] = cut(text, '=');
     if (!name || value === undefined) misuse('--claim is NAME=VALUE');
     if (claims.has(name)) misuse(`--claim ${name} is given twice`);
-    if (['exp', 'nbf', 'iat'].includes(name)) misuse(`--claim gives text and ${name} is a number: use --claims FILE, or --ttl for exp`);
+    if (['exp', 'nbf', 'iat'].includes(name))
+      misuse(`--claim gives text and ${name} is a number: use --claims FILE, or --ttl for exp`);
     claims.set(name, value);
   }
   const file = args.value('claims');
@@ -623,15 +674,22 @@ async function token(args: Args): Promise<void> {
   if (expiresIn === 0) misuse('--ttl is more than 0s');
 
   const claims = await claimsOf(args);
-  if (expiresIn !== undefined && 'exp' in claims) misuse('--ttl and a claim exp contradict each other: take one of them');
+  if (expiresIn !== undefined && 'exp' in claims)
+    misuse('--ttl and a claim exp contradict each other: take one of them');
   const to = await recipient(args);
   const { encryptToken } = await library();
   if (signer === undefined || issuer === undefined || audience === undefined) {
     return print(await encryptToken(claims, to, expiresIn === undefined ? {} : { expiresIn }));
   }
   const [key, ...others] = (await readSet(signer)).keys;
-  if (key === undefined || others.length > 0 || !isPrivate(key)) fail(`${signer} is not one private key; make it with generate --signing`);
-  await print(await encryptToken(claims, to, { ...(expiresIn === undefined ? {} : { expiresIn }), sign: { key, issuer, audience } }));
+  if (key === undefined || others.length > 0 || !isPrivate(key))
+    fail(`${signer} is not one private key; make it with generate --signing`);
+  await print(
+    await encryptToken(claims, to, {
+      ...(expiresIn === undefined ? {} : { expiresIn }),
+      sign: { key, issuer, audience },
+    }),
+  );
 }
 
 async function clean(args: Args): Promise<number> {
@@ -640,7 +698,10 @@ async function clean(args: Args): Promise<number> {
   const isOurs = (name: string): boolean => names.includes(name.replace(SUFFIX, ''));
   const entries = exists(folder) ? attempt(`read the folder ${folder}`, () => readdirSync(folder)) : [];
   const removed: string[] = [];
-  const found = entries.filter(isOurs).sort().map((name) => folder.replace(/\/*$/, '/') + name);
+  const found = entries
+    .filter(isOurs)
+    .sort()
+    .map((name) => folder.replace(/\/*$/, '/') + name);
   for (const file of found) {
     try {
       destroy(file);
@@ -653,13 +714,17 @@ async function clean(args: Args): Promise<number> {
   if (found.length === 0) await print(`No keys found in ${folder}`);
   if (removed.length > 0) await print(['Removed:', ...removed].join('\n  '));
   const signing = pairOf(args, 'signing').privateFile;
-  if (!args.has('signing') && !args.has('quiet') && exists(signing)) say(`${signing} is left; clean --signing destroys it`);
+  if (!args.has('signing') && !args.has('quiet') && exists(signing))
+    say(`${signing} is left; clean --signing destroys it`);
   return removed.length === found.length ? 0 : 1;
 }
 
 // ## Main
 
-const COMMANDS: Record<string, { run: (args: Args) => Promise<number | void>; options: readonly Name[]; operand?: true }> = {
+const COMMANDS: Record<
+  string,
+  { run: (args: Args) => Promise<number | void>; options: readonly Name[]; operand?: true }
+> = {
   generate: { run: generate, options: ['alg', 'bits', 'force', 'signing'] },
   k8s: { run: k8s, options: ['namespace', 'secret-name', 'from', 'ephemeral', 'show', 'force'] },
   public: { run: publicKeys, options: ['all'], operand: true },
@@ -673,7 +738,9 @@ async function main([first, ...rest]: readonly string[]): Promise<number> {
   const command = first !== undefined && Object.hasOwn(COMMANDS, first) ? COMMANDS[first] : undefined;
   if (first === undefined) misuse('no command');
   if (command === undefined && !first.startsWith('-')) misuse(`unknown command '${first}'`);
-  const args = command ? parse(rest, [...COMMON, ...command.options], command.operand ?? false) : parse([first, ...rest], COMMON, true);
+  const args = command
+    ? parse(rest, [...COMMON, ...command.options], command.operand ?? false)
+    : parse([first, ...rest], COMMON, true);
   if (args.has('help')) await print(USAGE.trimEnd());
   else if (args.has('version')) await print(typeof VERSION === 'string' ? VERSION : 'unbuilt');
   else if (command === undefined) misuse('the command comes before its options');

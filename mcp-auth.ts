@@ -21,8 +21,20 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import {
-  constants, createCipheriv, createDecipheriv, createPrivateKey, createPublicKey, generateKeyPair as generateRsa, hash,
-  type KeyObject, privateDecrypt, publicEncrypt, randomBytes, sign, verify, webcrypto,
+  constants,
+  createCipheriv,
+  createDecipheriv,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPair as generateRsa,
+  hash,
+  type KeyObject,
+  privateDecrypt,
+  publicEncrypt,
+  randomBytes,
+  sign,
+  verify,
+  webcrypto,
 } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { closeSync, constants as files, fstatSync, openSync, readFileSync } from 'node:fs';
@@ -41,27 +53,69 @@ export type SignatureAlg = 'RS256' | 'PS256' | 'ES256' | 'EdDSA' | 'Ed25519';
 
 /** A JSON Web Key (RFC 7517). `iat`, `nbf` and `exp` are NumericDates: seconds since the epoch. */
 export interface Jwk {
-  kty: string; kid?: string; alg?: string; use?: string; key_ops?: string[];
-  n?: string; e?: string; d?: string; p?: string; q?: string; dp?: string; dq?: string; qi?: string;
-  crv?: string; x?: string; y?: string;
-  iat?: number; nbf?: number; exp?: number;
+  kty: string;
+  kid?: string;
+  alg?: string;
+  use?: string;
+  key_ops?: string[];
+  n?: string;
+  e?: string;
+  d?: string;
+  p?: string;
+  q?: string;
+  dp?: string;
+  dq?: string;
+  qi?: string;
+  crv?: string;
+  x?: string;
+  y?: string;
+  iat?: number;
+  nbf?: number;
+  exp?: number;
 }
 /** A JWK Set (RFC 7517 §5). */
-export interface JwkSet { keys: Jwk[] }
+export interface JwkSet {
+  keys: Jwk[];
+}
 /** A public RSA key to encrypt to. */
-export interface RsaPublicJwk extends Jwk { kty: 'RSA'; n: string; e: string }
+export interface RsaPublicJwk extends Jwk {
+  kty: 'RSA';
+  n: string;
+  e: string;
+}
 /** A private RSA key with its CRT members (RFC 7518 §6.3.2). */
-export interface RsaPrivateJwk extends RsaPublicJwk { d: string; p: string; q: string; dp: string; dq: string; qi: string }
+export interface RsaPrivateJwk extends RsaPublicJwk {
+  d: string;
+  p: string;
+  q: string;
+  dp: string;
+  dq: string;
+  qi: string;
+}
 /** An issuer's private key: RSA, EC on P-256, or OKP Ed25519. */
-export interface PrivateSigningJwk extends Jwk { d: string }
+export interface PrivateSigningJwk extends Jwk {
+  d: string;
+}
 
 /** The JWE Protected Header of a token this file accepts (RFC 7516 §4). */
-export interface JweHeader { alg: RsaAlg; enc: 'A256GCM'; kid?: string; cty?: string; typ?: string; [parameter: string]: unknown }
+export interface JweHeader {
+  alg: RsaAlg;
+  enc: 'A256GCM';
+  kid?: string;
+  cty?: string;
+  typ?: string;
+  [parameter: string]: unknown;
+}
 
 /** The claims of a user: deep-frozen, null-prototype, so that a missing claim is `undefined` whatever its name. */
 export interface AuthUser {
-  readonly iss?: string; readonly sub?: string; readonly aud?: string | readonly string[]; readonly jti?: string;
-  readonly exp?: number; readonly nbf?: number; readonly iat?: number;
+  readonly iss?: string;
+  readonly sub?: string;
+  readonly aud?: string | readonly string[];
+  readonly jti?: string;
+  readonly exp?: number;
+  readonly nbf?: number;
+  readonly iat?: number;
   readonly [claim: string]: unknown;
 }
 
@@ -84,8 +138,13 @@ export interface Auth {
 
 /** What the MCP SDKs read from `req.auth`. `expiresAt` in seconds since the epoch; `extra` holds the claims. */
 export interface AuthInfo {
-  token: string; clientId: string; scopes: string[]; expiresAt?: number;
-  resource?: URL; resourceMetadataUrl?: string; extra: Record<string, unknown>;
+  token: string;
+  clientId: string;
+  scopes: string[];
+  expiresAt?: number;
+  resource?: URL;
+  resourceMetadataUrl?: string;
+  extra: Record<string, unknown>;
 }
 
 /** An issuer whose signature counts. `audience` overrides {@link VerifierOptions.audience}. */
@@ -145,8 +204,13 @@ export interface AuthOptions extends VerifierOptions {
 
 /** What happened, for logs and metrics. Holds no token, no claim value and no key material. */
 export interface AuthEvent {
-  readonly type: 'accepted' | 'rejected' | 'overloaded' | 'keys.loaded' | 'keys.failed' | 'issuer.fetched' | 'issuer.failed';
-  readonly reason?: string; readonly status?: number; readonly keyId?: string; readonly issuer?: string; readonly cached?: boolean;
+  readonly type:
+    'accepted' | 'rejected' | 'overloaded' | 'keys.loaded' | 'keys.failed' | 'issuer.fetched' | 'issuer.failed';
+  readonly reason?: string;
+  readonly status?: number;
+  readonly keyId?: string;
+  readonly issuer?: string;
+  readonly cached?: boolean;
   /** New tokens waiting for decryption. */
   readonly pending?: number;
   readonly durationMs?: number;
@@ -202,8 +266,18 @@ export class AuthError extends Error {
   }
 }
 
-export type KeyErrorCode = 'missing' | 'unreadable' | 'malformed' | 'public_only' | 'private' | 'unsupported' | 'weak'
-  | 'inconsistent' | 'too_many' | 'expired' | 'option';
+export type KeyErrorCode =
+  | 'missing'
+  | 'unreadable'
+  | 'malformed'
+  | 'public_only'
+  | 'private'
+  | 'unsupported'
+  | 'weak'
+  | 'inconsistent'
+  | 'too_many'
+  | 'expired'
+  | 'option';
 
 /** Bad configuration or key material. The message says what is wrong and what to do, and shows no private member. */
 export class KeyError extends Error {
@@ -223,7 +297,8 @@ type JsonObject = Record<string, unknown>;
 const MAX_TOKEN = 16_384; // octets, also Node's default limit for all header fields of a request
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }); // ignoreBOM keeps the BOM, and JSON.parse refuses it
 
-const isObject = (value: unknown): value is JsonObject => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isObject = (value: unknown): value is JsonObject =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 const isString = (value: unknown): value is string => typeof value === 'string';
 const isStrings = (value: unknown): value is string[] => Array.isArray(value) && value.every(isString);
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
@@ -254,7 +329,14 @@ function parseObject(bytes: Uint8Array): JsonObject | undefined {
 // ## Audit surface: header
 // ------------------------
 
-interface CompactJwe { header: JweHeader; aad: Buffer; encryptedKey: Buffer; iv: Buffer; ciphertext: Buffer; tag: Buffer }
+interface CompactJwe {
+  header: JweHeader;
+  aad: Buffer;
+  encryptedKey: Buffer;
+  iv: Buffer;
+  ciphertext: Buffer;
+  tag: Buffer;
+}
 
 const OAEP = {
   'RSA-OAEP-256': { node: 'sha256', subtle: 'SHA-256' },
@@ -290,7 +372,12 @@ function parseJwe(jwe: unknown): CompactJwe {
 // ## Audit surface: keys
 // ----------------------
 
-interface PublicKey { alg: RsaAlg; modulusOctets: number; publicKey: KeyObject; publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>> }
+interface PublicKey {
+  alg: RsaAlg;
+  modulusOctets: number;
+  publicKey: KeyObject;
+  publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>>;
+}
 
 interface DecryptionKey extends PublicKey {
   kid: string;
@@ -310,11 +397,14 @@ const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
 const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => member in jwk);
 
 /** A big-endian integer in canonical form: no leading zero octet (RFC 7518 §2, Base64urlUInt). */
-function readUint(jwk: Jwk, member: 'n' | 'e' | typeof PRIVATE_MEMBERS[number], where: string): bigint {
+function readUint(jwk: Jwk, member: 'n' | 'e' | (typeof PRIVATE_MEMBERS)[number], where: string): bigint {
   const text: unknown = jwk[member];
   const bytes = isString(text) ? decodeBase64url(text) : undefined;
   if (!bytes?.length || bytes[0] === 0) {
-    throw new KeyError('malformed', `${where}: "${member}" must be a base64url integer without padding or leading zeros; generate a new key`);
+    throw new KeyError(
+      'malformed',
+      `${where}: "${member}" must be a base64url integer without padding or leading zeros; generate a new key`,
+    );
   }
   return BigInt(`0x${bytes.toString('hex')}`);
 }
@@ -323,9 +413,15 @@ function readUint(jwk: Jwk, member: 'n' | 'e' | typeof PRIVATE_MEMBERS[number], 
 function readModulus(jwk: Jwk, where: string): { n: bigint; octets: number } {
   const n = readUint(jwk, 'n', where);
   const bits = n.toString(2).length;
-  if (bits < 2048 || bits > 8192) throw new KeyError('weak', `${where}: the modulus has ${bits} bits; use 2048 to 8192 (the command generates 4096)`);
-  if (n % 2n === 0n || readUint(jwk, 'e', where) !== 65537n) throw new KeyError('weak', `${where}: n must be odd and e must be 65537; generate a new key`);
-  if ('oth' in jwk) throw new KeyError('unsupported', `${where}: keys of more than two primes ("oth") are not supported; generate a new key`);
+  if (bits < 2048 || bits > 8192)
+    throw new KeyError('weak', `${where}: the modulus has ${bits} bits; use 2048 to 8192 (the command generates 4096)`);
+  if (n % 2n === 0n || readUint(jwk, 'e', where) !== 65537n)
+    throw new KeyError('weak', `${where}: n must be odd and e must be 65537; generate a new key`);
+  if ('oth' in jwk)
+    throw new KeyError(
+      'unsupported',
+      `${where}: keys of more than two primes ("oth") are not supported; generate a new key`,
+    );
   return { n, octets: Math.ceil(bits / 8) };
 }
 
@@ -333,7 +429,8 @@ function readModulus(jwk: Jwk, where: string): { n: bigint; octets: number } {
 function readPurpose(jwk: Jwk, operations: string[], where: string): RsaAlg {
   const { kty, use, key_ops: ops, alg = 'RSA-OAEP-256', kid } = jwk;
   if (kty !== 'RSA') throw new KeyError('unsupported', `${where}: "kty" must be RSA`);
-  if (use !== undefined && use !== 'enc') throw new KeyError('unsupported', `${where}: "use" must be enc; a signing key cannot be an encryption key`);
+  if (use !== undefined && use !== 'enc')
+    throw new KeyError('unsupported', `${where}: "use" must be enc; a signing key cannot be an encryption key`);
   if (ops !== undefined && !(isStrings(ops) && ops.some((op) => operations.includes(op)))) {
     throw new KeyError('unsupported', `${where}: "key_ops" must include ${operations.join(' or ')}`);
   }
@@ -342,7 +439,11 @@ function readPurpose(jwk: Jwk, operations: string[], where: string): RsaAlg {
   return alg;
 }
 
-const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([['RSA', ['e', 'kty', 'n']], ['EC', ['crv', 'kty', 'x', 'y']], ['OKP', ['crv', 'kty', 'x']]]);
+const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([
+  ['RSA', ['e', 'kty', 'n']],
+  ['EC', ['crv', 'kty', 'x', 'y']],
+  ['OKP', ['crv', 'kty', 'x']],
+]);
 
 /**
  * RFC 7638 thumbprint of an RSA, EC or OKP key: base64url of the SHA-256 of its required public members.
@@ -350,8 +451,13 @@ const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([['RSA', ['e', 'kty', 
  */
 export function jwkThumbprint(jwk: Jwk): string {
   const members = isObject(jwk) ? THUMBPRINT_MEMBERS.get(jwk.kty) : undefined;
-  if (!members?.every((member) => isString(jwk[member]))) throw new KeyError('malformed', 'A thumbprint needs an RSA, EC or OKP key with all its public members');
-  return hash('sha256', JSON.stringify(Object.fromEntries(members.map((member) => [member, jwk[member]]))), 'base64url');
+  if (!members?.every((member) => isString(jwk[member])))
+    throw new KeyError('malformed', 'A thumbprint needs an RSA, EC or OKP key with all its public members');
+  return hash(
+    'sha256',
+    JSON.stringify(Object.fromEntries(members.map((member) => [member, jwk[member]]))),
+    'base64url',
+  );
 }
 
 /** Builds from n and e alone: what is published comes from the public key object, never from a private JWK less some members. */
@@ -364,13 +470,18 @@ function buildPublic(jwk: Jwk, alg: RsaAlg, modulusOctets: number): PublicKey {
 
 function importPublic(jwk: Jwk, where: string): PublicKey {
   if (!isObject(jwk)) throw new KeyError('malformed', `${where}: must be a JWK, a JSON object`);
-  if (isPrivate(jwk)) throw new KeyError('private', `${where}: is a private key; only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)`);
+  if (isPrivate(jwk))
+    throw new KeyError(
+      'private',
+      `${where}: is a private key; only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)`,
+    );
   return buildPublic(jwk, readPurpose(jwk, ['encrypt', 'wrapKey'], where), readModulus(jwk, where).octets);
 }
 
 function readTimes(jwk: Jwk, where: string): { start: number; exp: number } {
   for (const time of ['iat', 'nbf', 'exp'] as const) {
-    if (jwk[time] !== undefined && !isNumber(jwk[time])) throw new KeyError('malformed', `${where}: "${time}" must be a number of seconds since the epoch`);
+    if (jwk[time] !== undefined && !isNumber(jwk[time]))
+      throw new KeyError('malformed', `${where}: "${time}" must be a number of seconds since the epoch`);
   }
   return { start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity };
 }
@@ -379,24 +490,50 @@ function readTimes(jwk: Jwk, where: string): { start: number; exp: number } {
 function importPrivate(jwk: Jwk, where: string): DecryptionKey {
   const alg = readPurpose(jwk, ['decrypt', 'unwrapKey'], where);
   const { n, octets } = readModulus(jwk, where);
-  if (!('d' in jwk)) throw new KeyError('public_only', `${where}: is a public key; the server needs the private one (mcp-private.json)`);
-  const [d, p, q, dp, dq, qi] = PRIVATE_MEMBERS.map((member) => readUint(jwk, member, where)) as [bigint, bigint, bigint, bigint, bigint, bigint];
-  const consistent = p > 1n && q > 1n && p * q === n && d < n && qi < p && dp === d % (p - 1n) && dq === d % (q - 1n)
-    && (d * 65537n) % (p - 1n) === 1n && (d * 65537n) % (q - 1n) === 1n && (qi * q) % p === 1n;
-  if (!consistent) throw new KeyError('inconsistent', `${where}: its members do not belong together; restore it from a backup or generate a new key`);
+  if (!('d' in jwk))
+    throw new KeyError('public_only', `${where}: is a public key; the server needs the private one (mcp-private.json)`);
+  const [d, p, q, dp, dq, qi] = PRIVATE_MEMBERS.map((member) => readUint(jwk, member, where)) as [
+    bigint,
+    bigint,
+    bigint,
+    bigint,
+    bigint,
+    bigint,
+  ];
+  const consistent =
+    p > 1n &&
+    q > 1n &&
+    p * q === n &&
+    d < n &&
+    qi < p &&
+    dp === d % (p - 1n) &&
+    dq === d % (q - 1n) &&
+    (d * 65537n) % (p - 1n) === 1n &&
+    (d * 65537n) % (q - 1n) === 1n &&
+    (qi * q) % p === 1n;
+  if (!consistent)
+    throw new KeyError(
+      'inconsistent',
+      `${where}: its members do not belong together; restore it from a backup or generate a new key`,
+    );
   const known = buildPublic(jwk, alg, octets);
   const { kid, n: modulus, e } = known.publicJwk;
   const members = Object.fromEntries(PRIVATE_MEMBERS.map((member) => [member, jwk[member]]));
   return {
-    ...known, kid, privateJwk: { kty: 'RSA', n: modulus, e, ...members },
-    lanes: [], ...readTimes(jwk, where), live: true,
+    ...known,
+    kid,
+    privateJwk: { kty: 'RSA', n: modulus, e, ...members },
+    lanes: [],
+    ...readTimes(jwk, where),
+    live: true,
   };
 }
 
 /** The keys of a JWK Set, or the one JWK, with a name for each to say which one is wrong. */
 function* listKeys(set: unknown, where: string): Generator<[jwk: Jwk, where: string]> {
   const keys = isObject(set) && 'keys' in set ? set['keys'] : [set];
-  if (!Array.isArray(keys) || keys.length === 0) throw new KeyError('malformed', `${where}: must be a JWK Set with at least one key`);
+  if (!Array.isArray(keys) || keys.length === 0)
+    throw new KeyError('malformed', `${where}: must be a JWK Set with at least one key`);
   for (const [index, jwk] of keys.entries()) {
     const which = keys.length === 1 ? where : `${where}: key ${index + 1}`;
     if (!isObject(jwk)) throw new KeyError('malformed', `${which}: must be a JWK, a JSON object`);
@@ -407,9 +544,11 @@ function* listKeys(set: unknown, where: string): Generator<[jwk: Jwk, where: str
 /** All keys of a set, and the limit: a forged token without `kid` costs one RSA operation a key. */
 function importPrivateSet(set: unknown, where: string, now: number): DecryptionKey[] {
   const keys = [...listKeys(set, where)].map(([jwk, which]) => importPrivate(jwk, which));
-  if (new Set(keys.map((key) => key.kid)).size < keys.length) throw new KeyError('malformed', `${where}: two keys have the same "kid"; rename or remove one`);
+  if (new Set(keys.map((key) => key.kid)).size < keys.length)
+    throw new KeyError('malformed', `${where}: two keys have the same "kid"; rename or remove one`);
   for (const alg of Object.keys(OAEP)) {
-    if (keys.filter((key) => key.alg === alg && now < key.exp).length > 4) throw new KeyError('too_many', `${where}: more than four unexpired ${alg} keys; remove the oldest`);
+    if (keys.filter((key) => key.alg === alg && now < key.exp).length > 4)
+      throw new KeyError('too_many', `${where}: more than four unexpired ${alg} keys; remove the oldest`);
   }
   return keys;
 }
@@ -426,7 +565,11 @@ function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk
   return { keys: active ? [{ ...active.publicJwk }] : [] };
 }
 
-const oaep = (key: PublicKey, half: KeyObject) => ({ key: half, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: OAEP[key.alg].node });
+const oaep = (key: PublicKey, half: KeyObject) => ({
+  key: half,
+  padding: constants.RSA_PKCS1_OAEP_PADDING,
+  oaepHash: OAEP[key.alg].node,
+});
 
 /** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
 function selfTest(key: DecryptionKey, where: string): void {
@@ -434,8 +577,13 @@ function selfTest(key: DecryptionKey, where: string): void {
   try {
     const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
     if (privateDecrypt(oaep(key, privateKey), publicEncrypt(oaep(key, key.publicKey), probe)).equals(probe)) return;
-  } catch { /* OpenSSL's text says nothing to a user */ }
-  throw new KeyError('inconsistent', `${where}: does not decrypt what it encrypts; restore it from a backup or generate a new key`);
+  } catch {
+    /* OpenSSL's text says nothing to a user */
+  }
+  throw new KeyError(
+    'inconsistent',
+    `${where}: does not decrypt what it encrypts; restore it from a backup or generate a new key`,
+  );
 }
 
 /**
@@ -447,7 +595,10 @@ export function publicJwks(set: JwkSet | Jwk): JwkSet {
   const now = Date.now() / 1000;
   const keys = [...listKeys(set, 'JWK Set')];
   if (keys.some(([jwk]) => 'd' in jwk)) return publish(importPrivateSet(set, 'JWK Set', now), now);
-  return publish(keys.map(([jwk, where]) => ({ ...importPublic(jwk, where), ...readTimes(jwk, where) })), now);
+  return publish(
+    keys.map(([jwk, where]) => ({ ...importPublic(jwk, where), ...readTimes(jwk, where) })),
+    now,
+  );
 }
 
 const generateRsaPair = promisify(generateRsa);
@@ -461,24 +612,40 @@ export async function generateKeyPair(
   options: { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg } = {},
 ): Promise<{ privateJwk: RsaPrivateJwk; publicJwk: RsaPublicJwk }> {
   const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
-  if (![2048, 3072, 4096].includes(modulusLength)) throw new KeyError('option', 'modulusLength must be 2048, 3072 or 4096');
+  if (![2048, 3072, 4096].includes(modulusLength))
+    throw new KeyError('option', 'modulusLength must be 2048, 3072 or 4096');
   if (!isRsaAlg(alg)) throw new KeyError('option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
   // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
-  const der = { publicKeyEncoding: { type: 'spki', format: 'der' }, privateKeyEncoding: { type: 'pkcs8', format: 'der' } } as const;
+  const der = {
+    publicKeyEncoding: { type: 'spki', format: 'der' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'der' },
+  } as const;
   const { privateKey } = await generateRsaPair('rsa', { modulusLength, publicExponent: 65537, ...der });
   const exported = createPrivateKey({ key: privateKey, type: 'pkcs8', format: 'der' }).export({ format: 'jwk' });
   const { publicJwk, privateJwk } = importPrivate({ ...exported, kty: 'RSA', alg }, 'generated key');
-  return { privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) } as RsaPrivateJwk, publicJwk };
+  return {
+    privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) } as RsaPrivateJwk,
+    publicJwk,
+  };
 }
 
 // ## Audit surface: JWE
 // ---------------------
 
 /** What one verifier may use of the process's lanes, and does. */
-interface Share { concurrency: number; running: number }
+interface Share {
+  concurrency: number;
+  running: number;
+}
 /** A place in the queue; `leave` says whether it was still one. */
-interface Place { leave: () => boolean }
-interface Ticket { share: Share; start: (lane: number) => void; cancel: (reason: AuthError) => void }
+interface Place {
+  leave: () => boolean;
+}
+interface Ticket {
+  share: Share;
+  start: (lane: number) => void;
+  cancel: (reason: AuthError) => void;
+}
 
 /** One limiter per process, for the thread pool is the process's; it leaves one thread of the pool for everyone else. */
 const LANES = ((): number => {
@@ -503,10 +670,12 @@ function startTickets(): void {
 /** Runs the task in a lane, first come first served. `leave` gives up a place in the queue (true if it still was one); `done` then rejects. */
 function inLane<T>(share: Share, task: (lane: number) => Promise<T>): { done: Promise<T>; leave: () => boolean } {
   let ticket: Ticket | undefined;
-  const turn = new Promise<number>((start, cancel) => tickets.push(ticket = { share, start, cancel }));
+  const turn = new Promise<number>((start, cancel) => tickets.push((ticket = { share, start, cancel })));
   startTickets();
   const done = turn.then(async (lane) => {
-    try { return await task(lane); } finally {
+    try {
+      return await task(lane);
+    } finally {
       share.running -= 1;
       freeLanes.push(lane);
       startTickets();
@@ -524,10 +693,21 @@ function inLane<T>(share: Share, task: (lane: number) => Promise<T>): { done: Pr
 async function unwrapKey(key: DecryptionKey, encryptedKey: Buffer, lane: number): Promise<Buffer> {
   const random = randomBytes(32);
   const { subtle } = webcrypto; // off the event loop; node:crypto's privateDecrypt would block it for milliseconds
-  const imported = key.lanes[lane] ??= subtle.importKey('jwk', withoutPrototype(key.privateJwk), { name: 'RSA-OAEP', hash: OAEP[key.alg].subtle }, false, ['decrypt']);
-  imported.catch(() => { delete key.lanes[lane]; }); // one failure must not close the lane for good
+  const imported = (key.lanes[lane] ??= subtle.importKey(
+    'jwk',
+    withoutPrototype(key.privateJwk),
+    { name: 'RSA-OAEP', hash: OAEP[key.alg].subtle },
+    false,
+    ['decrypt'],
+  ));
+  imported.catch(() => {
+    delete key.lanes[lane];
+  }); // one failure must not close the lane for good
   const cryptoKey = await imported;
-  const cek = await subtle.decrypt({ name: 'RSA-OAEP' }, cryptoKey, new Uint8Array(encryptedKey)).then((bytes) => Buffer.from(bytes), () => random);
+  const cek = await subtle.decrypt({ name: 'RSA-OAEP' }, cryptoKey, new Uint8Array(encryptedKey)).then(
+    (bytes) => Buffer.from(bytes),
+    () => random,
+  );
   return cek.length === 32 ? cek : random;
 }
 
@@ -535,7 +715,11 @@ function openContent(jwe: CompactJwe, cek: Buffer): Buffer | undefined {
   const decipher = createDecipheriv('aes-256-gcm', cek, jwe.iv, { authTagLength: 16 }); // without it, 4-octet tags pass on Node 20 to 24
   decipher.setAAD(jwe.aad).setAuthTag(jwe.tag);
   const plaintext = decipher.update(jwe.ciphertext); // not looked at before final() has checked the tag
-  try { decipher.final(); } catch { return undefined; }
+  try {
+    decipher.final();
+  } catch {
+    return undefined;
+  }
   return plaintext;
 }
 
@@ -552,10 +736,18 @@ function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: num
   return fitting.sort((a, b) => Number(b === active) - Number(a === active));
 }
 
-interface Opened { plaintext: Buffer; key: DecryptionKey }
+interface Opened {
+  plaintext: Buffer;
+  key: DecryptionKey;
+}
 
 /** A lane is held for the RSA operation alone. */
-async function tryKeys(jwe: CompactJwe, keys: readonly DecryptionKey[], share: Share, place: Place): Promise<Opened | undefined> {
+async function tryKeys(
+  jwe: CompactJwe,
+  keys: readonly DecryptionKey[],
+  share: Share,
+  place: Place,
+): Promise<Opened | undefined> {
   for (const key of keys) {
     const { done, leave } = inLane(share, (lane) => unwrapKey(key, jwe.encryptedKey, lane));
     place.leave = leave;
@@ -573,7 +765,10 @@ const unlimited: Share = { concurrency: Infinity, running: 0 };
  * @param keys a private JWK, or a private JWK Set whose unexpired keys are tried
  * @throws AuthError (a rejection) the same for whatever is wrong with the token; KeyError for unsound keys
  */
-export async function compactDecrypt(jwe: string, keys: RsaPrivateJwk | JwkSet): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
+export async function compactDecrypt(
+  jwe: string,
+  keys: RsaPrivateJwk | JwkSet,
+): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
   const now = Date.now() / 1000;
   const text = JSON.stringify(keys) ?? '';
   let known = isObject(keys) ? importedSets.get(keys) : undefined; // the checks cost milliseconds, and the text says when they are due again
@@ -594,7 +789,11 @@ export async function compactDecrypt(jwe: string, keys: RsaPrivateJwk | JwkSet):
  * @param header `cty` and `typ` to say what the plaintext is
  * @throws KeyError for an unsound or a private key
  */
-export function compactEncrypt(plaintext: Uint8Array, jwk: RsaPublicJwk, header: { cty?: string; typ?: string } = {}): string {
+export function compactEncrypt(
+  plaintext: Uint8Array,
+  jwk: RsaPublicJwk,
+  header: { cty?: string; typ?: string } = {},
+): string {
   const key = importPublic(jwk, 'recipient');
   const { alg, kid } = key.publicJwk;
   const { cty, typ } = header;
@@ -604,37 +803,67 @@ export function compactEncrypt(plaintext: Uint8Array, jwk: RsaPublicJwk, header:
   const encryptedKey = publicEncrypt(oaep(key, key.publicKey), cek);
   const cipher = createCipheriv('aes-256-gcm', cek, iv, { authTagLength: 16 }).setAAD(Buffer.from(aad, 'ascii'));
   const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()]);
-  return [aad, ...[encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'))].join('.');
+  return [aad, ...[encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'))].join(
+    '.',
+  );
 }
 
 // ## Audit surface: JWS
 // ---------------------
 
 type BoundAlg = Exclude<SignatureAlg, 'Ed25519'>;
-interface VerificationKey { kid: string; alg: BoundAlg; id: string; publicKey: KeyObject; /** False once its issuer withdrew it. */ live: boolean }
-interface CompactJws { alg: BoundAlg; kid: string | undefined; signingInput: Buffer; payload: Buffer; signature: Buffer }
+interface VerificationKey {
+  kid: string;
+  alg: BoundAlg;
+  id: string;
+  publicKey: KeyObject;
+  /** False once its issuer withdrew it. */ live: boolean;
+}
+interface CompactJws {
+  alg: BoundAlg;
+  kid: string | undefined;
+  signingInput: Buffer;
+  payload: Buffer;
+  signature: Buffer;
+}
 
 /** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, `none` and HMAC above all, does not exist. */
 const SIGNATURES = {
   RS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: { padding: constants.RSA_PKCS1_PADDING } },
-  PS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 } },
+  PS256: {
+    kty: 'RSA',
+    crv: undefined,
+    digest: 'sha256',
+    options: { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 },
+  },
   ES256: { kty: 'EC', crv: 'P-256', digest: 'sha256', options: { dsaEncoding: 'ieee-p1363' } },
   EdDSA: { kty: 'OKP', crv: 'Ed25519', digest: null, options: {} },
 } as const;
 const BOUND_ALGS = Object.keys(SIGNATURES) as BoundAlg[];
-const boundAlg = (alg: unknown): BoundAlg | undefined => BOUND_ALGS.find((known) => known === (alg === 'Ed25519' ? 'EdDSA' : alg));
+const boundAlg = (alg: unknown): BoundAlg | undefined =>
+  BOUND_ALGS.find((known) => known === (alg === 'Ed25519' ? 'EdDSA' : alg));
 
 /** One key, one algorithm: its own `alg`, else the first that fits its type and is allowed. */
-function signatureAlg(jwk: Jwk, operation: 'sign' | 'verify', algorithms: readonly SignatureAlg[] | undefined): BoundAlg | undefined {
+function signatureAlg(
+  jwk: Jwk,
+  operation: 'sign' | 'verify',
+  algorithms: readonly SignatureAlg[] | undefined,
+): BoundAlg | undefined {
   const { kty, crv, use, key_ops: ops, alg } = jwk;
-  if ((use !== undefined && use !== 'sig') || (ops !== undefined && !(isStrings(ops) && ops.includes(operation)))) return undefined;
+  if ((use !== undefined && use !== 'sig') || (ops !== undefined && !(isStrings(ops) && ops.includes(operation))))
+    return undefined;
   const allowed = algorithms?.map(boundAlg) ?? BOUND_ALGS;
-  const fitting = BOUND_ALGS.filter((name) => SIGNATURES[name].kty === kty && SIGNATURES[name].crv === crv && allowed.includes(name));
+  const fitting = BOUND_ALGS.filter(
+    (name) => SIGNATURES[name].kty === kty && SIGNATURES[name].crv === crv && allowed.includes(name),
+  );
   return alg === undefined ? fitting[0] : fitting.find((name) => name === boundAlg(alg));
 }
 
 /** Undefined for a key that is foreign, for encryption, private or unsound: an issuer's set may hold those, and they are skipped. */
-function importVerificationKey(jwk: object, algorithms: readonly SignatureAlg[] | undefined): VerificationKey | undefined {
+function importVerificationKey(
+  jwk: object,
+  algorithms: readonly SignatureAlg[] | undefined,
+): VerificationKey | undefined {
   const { kty, crv, n, e, x, y, kid } = jwk as Jwk;
   const alg = signatureAlg(jwk as Jwk, 'verify', algorithms);
   if (!alg || 'd' in jwk || (kid !== undefined && !isString(kid))) return undefined;
@@ -654,11 +883,13 @@ function parseJws(bytes: Buffer): CompactJws {
   const [first, second, third, fourth] = bytes.toString('latin1').split('.', 4);
   const [head, payload, signature] = [first, second, third].map((text) => decodeBase64url(text ?? ''));
   const header = head && parseObject(head);
-  if (!header || !payload || !signature || third === undefined || fourth !== undefined) throw new AuthError('signature');
+  if (!header || !payload || !signature || third === undefined || fourth !== undefined)
+    throw new AuthError('signature');
   const alg = boundAlg(header['alg']);
   const { kid, cty } = header;
   // crit: no extension is understood (RFC 7515 §4.1.11). cty: a second nesting is never opened.
-  if (!alg || 'crit' in header || cty !== undefined || (kid !== undefined && !isString(kid))) throw new AuthError('signature');
+  if (!alg || 'crit' in header || cty !== undefined || (kid !== undefined && !isString(kid)))
+    throw new AuthError('signature');
   return { alg, kid, signingInput: Buffer.from(`${first}.${second}`, 'latin1'), payload, signature };
 }
 
@@ -678,15 +909,28 @@ async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<str
   const { kty, n, e, crv, x, y, kid } = jwk;
   const alg = signatureAlg(jwk, 'sign', undefined);
   const key = alg && importVerificationKey({ kty, n, e, crv, x, y, kid, alg }, undefined);
-  if (!key || !isString(jwk.d)) throw new KeyError('unsupported', 'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
+  if (!key || !isString(jwk.d))
+    throw new KeyError(
+      'unsupported',
+      'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519',
+    );
   const header = JSON.stringify({ alg, kid: key.kid, typ: 'JWT' });
   const signingInput = Buffer.from([Buffer.from(header), payload].map((part) => part.toString('base64url')).join('.'));
   const { digest, options } = SIGNATURES[key.alg];
   try {
-    const signature = await signOffThread(digest, signingInput, { key: createPrivateKey({ key: { ...jwk }, format: 'jwk' }), ...options });
-    if (verifySignature({ alg: key.alg, kid: key.kid, signingInput, payload, signature }, key)) return `${signingInput}.${signature.toString('base64url')}`;
-  } catch { /* OpenSSL's text says nothing to a user */ }
-  throw new KeyError('inconsistent', 'sign.key: does not sign what its public members verify; restore it from a backup or generate a new key');
+    const signature = await signOffThread(digest, signingInput, {
+      key: createPrivateKey({ key: { ...jwk }, format: 'jwk' }),
+      ...options,
+    });
+    if (verifySignature({ alg: key.alg, kid: key.kid, signingInput, payload, signature }, key))
+      return `${signingInput}.${signature.toString('base64url')}`;
+  } catch {
+    /* OpenSSL's text says nothing to a user */
+  }
+  throw new KeyError(
+    'inconsistent',
+    'sign.key: does not sign what its public members verify; restore it from a backup or generate a new key',
+  );
 }
 
 // ## Audit surface: claims
@@ -710,27 +954,34 @@ function readClaims(plaintext: Buffer): AuthUser {
   if (!object) throw new AuthError('claims');
   const claims = freezeJson(object, { nodes: 1000 }) as AuthUser;
   const { exp, nbf, iat, aud, iss, sub, jti } = claims;
-  const valid = [exp, nbf, iat].every((time) => time === undefined || isNumber(time))
-    && [iss, sub, jti].every((text) => text === undefined || isString(text))
-    && (aud === undefined || isString(aud) || isStrings(aud));
+  const valid =
+    [exp, nbf, iat].every((time) => time === undefined || isNumber(time)) &&
+    [iss, sub, jti].every((text) => text === undefined || isString(text)) &&
+    (aud === undefined || isString(aud) || isStrings(aud));
   if (!valid) throw new AuthError('claims');
   return claims;
 }
 
-interface ClaimRules { clockTolerance: number; maxTokenAge: number | undefined; requireExp: boolean }
+interface ClaimRules {
+  clockTolerance: number;
+  maxTokenAge: number | undefined;
+  requireExp: boolean;
+}
 
 function judgeTimes({ exp, nbf, iat }: AuthUser, rules: ClaimRules, now: number): void {
   const { clockTolerance, maxTokenAge, requireExp } = rules;
-  if ((requireExp && exp === undefined) || (maxTokenAge !== undefined && iat === undefined)) throw new AuthError('claims');
+  if ((requireExp && exp === undefined) || (maxTokenAge !== undefined && iat === undefined))
+    throw new AuthError('claims');
   if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired'); // "on or after" (RFC 7519 §4.1.4)
   if (exp !== undefined && iat !== undefined && exp <= iat) throw new AuthError('claims');
   if (nbf !== undefined && now < nbf - clockTolerance) throw new AuthError('not_yet_valid');
   if (iat !== undefined && now < iat - clockTolerance) throw new AuthError('not_yet_valid');
-  if (maxTokenAge !== undefined && iat !== undefined && now - iat > maxTokenAge + clockTolerance) throw new AuthError('expired');
+  if (maxTokenAge !== undefined && iat !== undefined && now - iat > maxTokenAge + clockTolerance)
+    throw new AuthError('expired');
 }
 
 function judgeAudience({ aud }: AuthUser, expected: readonly string[]): void {
-  const named: readonly string[] = isString(aud) ? [aud] : aud ?? [];
+  const named: readonly string[] = isString(aud) ? [aud] : (aud ?? []);
   if (!named.some((one) => expected.includes(one))) throw new AuthError('audience');
 }
 
@@ -740,7 +991,11 @@ function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
   const secret = keys.find(([jwk]) => isPrivate(jwk));
   let refusal: unknown;
   for (const [jwk, where] of secret ? [secret] : keys) {
-    try { return importPublic(jwk, where).publicJwk; } catch (error) { refusal ??= error; }
+    try {
+      return importPublic(jwk, where).publicJwk;
+    } catch (error) {
+      refusal ??= error;
+    }
   }
   throw refusal;
 }
@@ -754,16 +1009,29 @@ function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
 export async function encryptToken(
   claims: object,
   recipient: RsaPublicJwk | JwkSet,
-  options: { expiresIn?: number | null; sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] } } = {},
+  options: {
+    expiresIn?: number | null;
+    sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] };
+  } = {},
 ): Promise<string> {
   const { expiresIn, sign: signing } = options;
   if (!isObject(claims)) throw new TypeError('claims must be an object');
-  if (signing !== undefined && !(isObject(signing) && isObject(signing.key) && isString(signing.issuer) && (isString(signing.audience) || isStrings(signing.audience)))) {
+  if (
+    signing !== undefined &&
+    !(
+      isObject(signing) &&
+      isObject(signing.key) &&
+      isString(signing.issuer) &&
+      (isString(signing.audience) || isStrings(signing.audience))
+    )
+  ) {
     throw new KeyError('unsupported', 'sign needs a key (a private JWK for signatures), an issuer and an audience');
   }
   const stated = Object.fromEntries(Object.entries(claims).filter(([, value]) => value !== undefined));
-  if ('exp' in stated && expiresIn !== undefined) throw new TypeError('Give either the claim exp or expiresIn, not both');
-  if (expiresIn !== undefined && expiresIn !== null && !(isNumber(expiresIn) && expiresIn > 0)) throw new TypeError('expiresIn must be a positive number of seconds, or null');
+  if ('exp' in stated && expiresIn !== undefined)
+    throw new TypeError('Give either the claim exp or expiresIn, not both');
+  if (expiresIn !== undefined && expiresIn !== null && !(isNumber(expiresIn) && expiresIn > 0))
+    throw new TypeError('expiresIn must be a positive number of seconds, or null');
   const jwk = pickRecipient(recipient);
   const iat = Math.floor(Date.now() / 1000);
   const times = expiresIn === null ? { iat } : { iat, exp: iat + (expiresIn ?? 3600) };
@@ -772,7 +1040,10 @@ export async function encryptToken(
   const token = signing
     ? compactEncrypt(Buffer.from(await compactSign(payload, signing.key)), jwk, { cty: 'JWT' })
     : compactEncrypt(payload, jwk);
-  if (token.length > MAX_TOKEN) throw new TypeError(`The token would have ${token.length} characters; servers take at most ${MAX_TOKEN}: put less into the claims`);
+  if (token.length > MAX_TOKEN)
+    throw new TypeError(
+      `The token would have ${token.length} characters; servers take at most ${MAX_TOKEN}: put less into the claims`,
+    );
   return token;
 }
 
@@ -794,19 +1065,33 @@ const OPEN_FLAGS = files.O_RDONLY | (files.O_NONBLOCK ?? 0); // a FIFO must not 
 
 function parseKeyFile(path: string, text: Buffer, now: number): DecryptionKey[] {
   const set = parseObject(text);
-  if (!set) throw new KeyError('malformed', `${path}: is not a JSON object in UTF-8; generate keys with "mcp-auth-middleware generate"`);
+  if (!set)
+    throw new KeyError(
+      'malformed',
+      `${path}: is not a JSON object in UTF-8; generate keys with "mcp-auth-middleware generate"`,
+    );
   const keys = importPrivateSet(set, path, now);
   if ([...listKeys(set, path)].some(([jwk]) => jwk.alg === undefined)) {
-    warnOnce('MCP_AUTH_KEY_ALG', `A key in ${path} has no "alg" and is taken as RSA-OAEP-256; for producers that send RSA-OAEP add "alg": "RSA-OAEP" to it`);
+    warnOnce(
+      'MCP_AUTH_KEY_ALG',
+      `A key in ${path} has no "alg" and is taken as RSA-OAEP-256; for producers that send RSA-OAEP add "alg": "RSA-OAEP" to it`,
+    );
   }
   return keys;
 }
 
 /** What tells one state of a file from another, through a Kubernetes symlink swap as well. Refuses what is no file. */
-function describeFile(path: string, stat: { isFile(): boolean; mode: bigint; size: bigint; mtimeNs: bigint; ctimeNs: bigint; ino: bigint }): string {
-  if (!stat.isFile() || stat.size > MAX_KEY_FILE) throw new KeyError('unreadable', `${path}: must be a regular file of at most 1 MiB`);
+function describeFile(
+  path: string,
+  stat: { isFile(): boolean; mode: bigint; size: bigint; mtimeNs: bigint; ctimeNs: bigint; ino: bigint },
+): string {
+  if (!stat.isFile() || stat.size > MAX_KEY_FILE)
+    throw new KeyError('unreadable', `${path}: must be a regular file of at most 1 MiB`);
   if ((stat.mode & 0o004n) !== 0n && process.platform !== 'win32') {
-    warnOnce('MCP_AUTH_KEY_FILE_MODE', `Every user of this machine can read the private keys in ${path}: chmod 600 (or 440 with a group of its own)`);
+    warnOnce(
+      'MCP_AUTH_KEY_FILE_MODE',
+      `Every user of this machine can read the private keys in ${path}: chmod 600 (or 440 with a group of its own)`,
+    );
   }
   return [stat.mtimeNs, stat.ctimeNs, stat.size, stat.ino].join();
 }
@@ -814,7 +1099,11 @@ function describeFile(path: string, stat: { isFile(): boolean; mode: bigint; siz
 function unreadable(path: string, error: unknown): KeyError {
   if (error instanceof KeyError) return error;
   const code = (error as NodeJS.ErrnoException).code;
-  if (code === 'ENOENT' || code === 'ENOTDIR') return new KeyError('missing', `${path}: no such key file; make one with "mcp-auth-middleware generate", or set MCP_KEY_FILE_PATH or keyFile`);
+  if (code === 'ENOENT' || code === 'ENOTDIR')
+    return new KeyError(
+      'missing',
+      `${path}: no such key file; make one with "mcp-auth-middleware generate", or set MCP_KEY_FILE_PATH or keyFile`,
+    );
   return new KeyError('unreadable', `${path}: cannot be read (${code}); the server's user needs read permission`);
 }
 
@@ -863,10 +1152,16 @@ class KeyRing {
     const path = this.#path;
     if (path === undefined) return Promise.resolve();
     this.#looked = now;
-    this.#looking ??= this.#reload(path, now).then(
-      (changed) => { if (changed) report(this.loaded(now)); },
-      (error: unknown) => report({ type: 'keys.failed', reason: unreadable(path, error).code }),
-    ).finally(() => { this.#looking = undefined; });
+    this.#looking ??= this.#reload(path, now)
+      .then(
+        (changed) => {
+          if (changed) report(this.loaded(now));
+        },
+        (error: unknown) => report({ type: 'keys.failed', reason: unreadable(path, error).code }),
+      )
+      .finally(() => {
+        this.#looking = undefined;
+      });
     return this.#looking;
   }
 
@@ -915,12 +1210,17 @@ class KeyRing {
   }
 }
 
-const isLoopback = (host: string): boolean => host === 'localhost' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
+const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
 
 /** GET, without redirects (RFC 8725 §3.10 on trusting what a URL gives), in at most 5 s and 64 KiB. */
 async function fetchJwks(url: URL, algorithms: readonly SignatureAlg[] | undefined): Promise<VerificationKey[]> {
   const signal = AbortSignal.timeout(5000);
-  const response = await fetch(url, { redirect: 'error', signal, headers: { accept: 'application/jwk-set+json, application/json' } });
+  const response = await fetch(url, {
+    redirect: 'error',
+    signal,
+    headers: { accept: 'application/jwk-set+json, application/json' },
+  });
   const chunks: Uint8Array[] = [];
   let octets = 0;
   const write = (chunk: Uint8Array): void => {
@@ -931,7 +1231,10 @@ async function fetchJwks(url: URL, algorithms: readonly SignatureAlg[] | undefin
   // With the signal once more: the fetch of Node 20 and 22 loses it to the garbage collection while a body arrives.
   await response.body?.pipeTo(new WritableStream({ write }), { signal });
   const keys = parseObject(Buffer.concat(chunks))?.['keys'];
-  const usable = response.status === 200 && Array.isArray(keys) ? keys.filter(isObject).flatMap((jwk) => importVerificationKey(jwk, algorithms) ?? []) : [];
+  const usable =
+    response.status === 200 && Array.isArray(keys)
+      ? keys.filter(isObject).flatMap((jwk) => importVerificationKey(jwk, algorithms) ?? [])
+      : [];
   if (usable.length === 0) throw new KeyError('malformed', 'no JWK Set with a usable key');
   return usable;
 }
@@ -958,13 +1261,25 @@ class IssuerKeys {
       return;
     }
     const set = [...listKeys(jwks, `trustedIssuers: ${issuer}`)];
-    if (set.some(([jwk]) => 'd' in jwk || 'k' in jwk)) throw new KeyError('private', `trustedIssuers: ${issuer}: "jwks" holds a private or secret key; give the public keys only`);
+    if (set.some(([jwk]) => 'd' in jwk || 'k' in jwk))
+      throw new KeyError(
+        'private',
+        `trustedIssuers: ${issuer}: "jwks" holds a private or secret key; give the public keys only`,
+      );
     this.keys = set.flatMap(([jwk]) => importVerificationKey(jwk, algorithms) ?? []);
-    if (this.keys.length === 0) throw new KeyError('unsupported', `trustedIssuers: ${issuer}: "jwks" has no key for signatures by RS256, PS256, ES256 or EdDSA that "algorithms" allows`);
+    if (this.keys.length === 0)
+      throw new KeyError(
+        'unsupported',
+        `trustedIssuers: ${issuer}: "jwks" has no key for signatures by RS256, PS256, ES256 or EdDSA that "algorithms" allows`,
+      );
   }
 
-  isFresh(now: number): boolean { return !this.#url || now - this.#fetched < 600; }
-  isUsable(now: number): boolean { return !this.#url || now - this.#fetched < 86_400; }
+  isFresh(now: number): boolean {
+    return !this.#url || now - this.#fetched < 600;
+  }
+  isUsable(now: number): boolean {
+    return !this.#url || now - this.#fetched < 86_400;
+  }
 
   /**
    * Brings an old set up to date. A promise when the verdict has to wait for that, known tokens' too, or a withdrawn key would be
@@ -988,17 +1303,26 @@ class IssuerKeys {
     const url = this.#url;
     if (!url) return;
     this.#tried = now;
-    this.#fetching ??= fetchJwks(url, this.#algorithms).then((keys) => {
-      const kept = new Map(this.keys.map((key) => [key.id, key]));
-      for (const key of this.keys) key.live = false;
-      this.keys = keys.map((key) => Object.assign(kept.get(key.id) ?? key, { live: true }));
-      this.#fetched = now;
-      this.#failed = false;
-      report({ type: 'issuer.fetched', issuer: this.issuer });
-    }).catch((error: unknown) => {
-      this.#failed = true;
-      report({ type: 'issuer.failed', issuer: this.issuer, reason: error instanceof KeyError ? 'malformed' : 'unreachable' });
-    }).finally(() => { this.#fetching = undefined; });
+    this.#fetching ??= fetchJwks(url, this.#algorithms)
+      .then((keys) => {
+        const kept = new Map(this.keys.map((key) => [key.id, key]));
+        for (const key of this.keys) key.live = false;
+        this.keys = keys.map((key) => Object.assign(kept.get(key.id) ?? key, { live: true }));
+        this.#fetched = now;
+        this.#failed = false;
+        report({ type: 'issuer.fetched', issuer: this.issuer });
+      })
+      .catch((error: unknown) => {
+        this.#failed = true;
+        report({
+          type: 'issuer.failed',
+          issuer: this.issuer,
+          reason: error instanceof KeyError ? 'malformed' : 'unreachable',
+        });
+      })
+      .finally(() => {
+        this.#fetching = undefined;
+      });
     await this.#fetching;
   }
 }
@@ -1010,11 +1334,15 @@ type Rule = readonly [test: (value: unknown) => boolean, expected: string];
 
 const isText = (value: unknown): value is string => isString(value) && value !== '';
 const isTexts = (value: unknown): value is string[] => isStrings(value) && value.every(isText);
-const isBetween = (least: number, most: number) => (value: unknown): boolean => Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most;
+const isBetween =
+  (least: number, most: number) =>
+  (value: unknown): boolean =>
+    Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most;
 const isBoolean = (value: unknown): boolean => typeof value === 'boolean';
 const isFunction = (value: unknown): boolean => typeof value === 'function';
 const isRawPath = (value: unknown): boolean => isString(value) && /^\/[\x21-\x7e]*$/.test(value) && !/[?#]/.test(value);
-const isHttpUrl = (value: unknown): boolean => isText(value) && URL.canParse(value) && /^https?:$/.test(new URL(value).protocol) && !/[#"\\\s]/.test(value);
+const isHttpUrl = (value: unknown): boolean =>
+  isText(value) && URL.canParse(value) && /^https?:$/.test(new URL(value).protocol) && !/[#"\\\s]/.test(value);
 const isOrigin = (value: unknown): boolean => isHttpUrl(value) && new URL(String(value)).origin === value;
 const isAudience = (value: unknown): boolean => isText(value) || (isTexts(value) && value.length > 0);
 /** An RFC 6749 §3.3 scope-token, which can stand in a challenge. */
@@ -1022,20 +1350,39 @@ const isScopeToken = (value: unknown): boolean => isString(value) && /^[\x21\x23
 
 const ISSUER_OPTIONS: Record<keyof TrustedIssuer, Rule> = {
   issuer: [isText, 'the iss of its tokens'],
-  jwks: [(value) => isObject(value) && (!(value instanceof URL) || ((value.protocol === 'https:' || (value.protocol === 'http:' && isLoopback(value.hostname))) && !value.username && !value.password)), 'a JWK Set, or a URL object: https, or http on a loopback host'],
+  jwks: [
+    (value) =>
+      isObject(value) &&
+      (!(value instanceof URL) ||
+        ((value.protocol === 'https:' || (value.protocol === 'http:' && isLoopback(value.hostname))) &&
+          !value.username &&
+          !value.password)),
+    'a JWK Set, or a URL object: https, or http on a loopback host',
+  ],
   audience: [isAudience, 'a string or an array of strings'],
-  algorithms: [(value) => isTexts(value) && value.length > 0 && value.every((alg) => boundAlg(alg) !== undefined), 'an array of RS256, PS256, ES256, EdDSA'],
+  algorithms: [
+    (value) => isTexts(value) && value.length > 0 && value.every((alg) => boundAlg(alg) !== undefined),
+    'an array of RS256, PS256, ES256, EdDSA',
+  ],
 };
 const VERIFIER_OPTIONS: Record<keyof VerifierOptions, Rule> = {
   keyFile: [isText, 'a path'],
   keys: [isObject, 'a private JWK Set'],
-  trustedIssuers: [(value) => Array.isArray(value) && value.length > 0 && value.every(isObject), 'an array of { issuer, jwks }'],
+  trustedIssuers: [
+    (value) => Array.isArray(value) && value.length > 0 && value.every(isObject),
+    'an array of { issuer, jwks }',
+  ],
   audience: [isAudience, 'a string or an array of strings'],
   clockTolerance: [(value) => isNumber(value) && value >= 0 && value <= 300, 'a number of seconds from 0 to 300'],
   maxTokenAge: [(value) => isNumber(value) && value > 0, 'a positive number of seconds'],
   requireExp: [isBoolean, 'a boolean'],
   claimsMember: [isText, 'the name of a claim'],
-  cache: [(value) => value === false || (isObject(value) && Object.keys(value).join() === 'maxEntries' && isBetween(1, 1_000_000)(value['maxEntries'])), 'false or { maxEntries: 1 to 1,000,000 }'],
+  cache: [
+    (value) =>
+      value === false ||
+      (isObject(value) && Object.keys(value).join() === 'maxEntries' && isBetween(1, 1_000_000)(value['maxEntries'])),
+    'false or { maxEntries: 1 to 1,000,000 }',
+  ],
   concurrency: [isBetween(1, 1024), 'an integer from 1 to 1024'],
   maxPending: [isBetween(0, 1_000_000), 'an integer from 0 to 1,000,000'],
   now: [isFunction, 'a function that returns seconds'],
@@ -1047,24 +1394,33 @@ function readOptions<T extends object>(options: T, rules: Record<keyof T, Rule>,
   const copy: JsonObject = Object.create(null);
   for (const [name, value] of Object.entries(options)) {
     const rule: Rule | undefined = Object.hasOwn(rules, name) ? rules[name as keyof T] : undefined;
-    if (!rule) throw new KeyError('option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
-    if (value !== undefined && !rule[0](value)) throw new KeyError('option', `${where}option "${name}" must be ${rule[1]}`);
+    if (!rule)
+      throw new KeyError('option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
+    if (value !== undefined && !rule[0](value))
+      throw new KeyError('option', `${where}option "${name}" must be ${rule[1]}`);
     if (value !== undefined) copy[name] = Array.isArray(value) ? [...value] : value;
   }
   return copy as T;
 }
 
-const refuseOptions = (message: string): never => { throw new KeyError('option', message); };
-const toArray = (value: string | string[] | undefined): string[] => (isString(value) ? [value] : [...value ?? []]);
+const refuseOptions = (message: string): never => {
+  throw new KeyError('option', message);
+};
+const toArray = (value: string | string[] | undefined): string[] => (isString(value) ? [value] : [...(value ?? [])]);
 
 function importIssuers(options: VerifierOptions): IssuerKeys[] {
   const issuers = (options.trustedIssuers ?? []).map((given) => readOptions(given, ISSUER_OPTIONS, 'trustedIssuers: '));
-  if (issuers.some(({ issuer, jwks }) => !issuer || !jwks)) refuseOptions('trustedIssuers: option "issuer" and option "jwks" are both needed');
-  if (new Set(issuers.map(({ issuer }) => issuer)).size < issuers.length) refuseOptions('option "trustedIssuers" names an issuer twice');
+  if (issuers.some(({ issuer, jwks }) => !issuer || !jwks))
+    refuseOptions('trustedIssuers: option "issuer" and option "jwks" are both needed');
+  if (new Set(issuers.map(({ issuer }) => issuer)).size < issuers.length)
+    refuseOptions('option "trustedIssuers" names an issuer twice');
   return issuers.map((trusted) => {
     const expected = toArray(trusted.audience ?? options.audience);
     // Otherwise another recipient could re-encrypt a signed token to this server.
-    if (expected.length === 0) refuseOptions('option "trustedIssuers" needs option "audience" or "resource": a signed token must say that it is for this server');
+    if (expected.length === 0)
+      refuseOptions(
+        'option "trustedIssuers" needs option "audience" or "resource": a signed token must say that it is for this server',
+      );
     return new IssuerKeys(trusted, expected);
   });
 }
@@ -1080,14 +1436,20 @@ interface Entry {
   readonly key: DecryptionKey;
   readonly signer: { issuer: IssuerKeys; key: VerificationKey } | undefined;
 }
-interface Flight { promise: Promise<Entry>; place: Place; waiting: number }
+interface Flight {
+  promise: Promise<Entry>;
+  place: Place;
+  waiting: number;
+}
 
 /** Authentic tokens by SHA-256, least recently used first. Failures are never kept: there is no end of them. */
 class TokenCache {
   readonly #entries = new Map<string, Entry>();
   readonly #maxEntries: number;
   #octets = 0;
-  constructor(maxEntries: number) { this.#maxEntries = maxEntries; }
+  constructor(maxEntries: number) {
+    this.#maxEntries = maxEntries;
+  }
 
   get(id: string): Entry | undefined {
     const entry = this.#entries.get(id);
@@ -1114,7 +1476,10 @@ class TokenCache {
   }
 }
 
-interface Signed { claims: AuthUser; signer: { issuer: IssuerKeys; key: VerificationKey } }
+interface Signed {
+  claims: AuthUser;
+  signer: { issuer: IssuerKeys; key: VerificationKey };
+}
 
 /** `iss` counts only under the key set that verified it; a token that names no key only when its issuer has one that fits. */
 function matchIssuer(jws: CompactJws, issuers: readonly IssuerKeys[]): Signed | 'unknown' | 'signature' | 'issuer' {
@@ -1134,16 +1499,23 @@ function matchIssuer(jws: CompactJws, issuers: readonly IssuerKeys[]): Signed | 
 
 function readScopes({ scope, scp }: AuthUser): readonly string[] {
   const scopes = isString(scope) ? scope : scp;
-  return Object.freeze(isString(scopes) ? scopes.split(' ').filter(isText) : Array.isArray(scopes) ? scopes.filter(isText) : []);
+  return Object.freeze(
+    isString(scopes) ? scopes.split(' ').filter(isText) : Array.isArray(scopes) ? scopes.filter(isText) : [],
+  );
 }
 
 /** Who a session belongs to: (iss, sub), or the claims that stay when a token is refreshed. */
 function principalOf(entry: Entry | undefined): string {
   if (!entry) return 'anonymous';
-  const { auth: { user, signed }, claims } = entry;
+  const {
+    auth: { user, signed },
+    claims,
+  } = entry;
   if (user.sub !== undefined) return JSON.stringify([signed, claims.iss ?? null, user.sub]);
   const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
-  const sorted = JSON.stringify(lasting, (_name, value: unknown) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value));
+  const sorted = JSON.stringify(lasting, (_name, value: unknown) =>
+    isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value,
+  );
   return hash('sha256', JSON.stringify([signed, claims.iss ?? null, sorted]), 'base64url');
 }
 
@@ -1202,12 +1574,28 @@ class Verifier {
 
   constructor(given: VerifierOptions) {
     const options = readOptions(given, VERIFIER_OPTIONS);
-    const { keys, trustedIssuers, clockTolerance = 30, maxTokenAge, requireExp = trustedIssuers !== undefined, claimsMember } = options;
-    const { cache = { maxEntries: 1000 }, concurrency = LANES, maxPending = 256, now = () => Date.now() / 1000 } = options;
+    const {
+      keys,
+      trustedIssuers,
+      clockTolerance = 30,
+      maxTokenAge,
+      requireExp = trustedIssuers !== undefined,
+      claimsMember,
+    } = options;
+    const {
+      cache = { maxEntries: 1000 },
+      concurrency = LANES,
+      maxPending = 256,
+      now = () => Date.now() / 1000,
+    } = options;
     if (keys && options.keyFile !== undefined) refuseOptions('option "keys" and option "keyFile" exclude each other');
     if (trustedIssuers && !requireExp) refuseOptions('option "requireExp" cannot be false with "trustedIssuers"');
     const path = options.keyFile ?? process.env['MCP_KEY_FILE_PATH'];
-    if (!keys && !path) throw new KeyError('missing', 'No private key: set MCP_KEY_FILE_PATH or option "keyFile"; make a key file with "mcp-auth-middleware generate"');
+    if (!keys && !path)
+      throw new KeyError(
+        'missing',
+        'No private key: set MCP_KEY_FILE_PATH or option "keyFile"; make a key file with "mcp-auth-middleware generate"',
+      );
     this.now = now;
     this.audience = toArray(options.audience);
     this.#issuers = importIssuers(options);
@@ -1217,7 +1605,11 @@ class Verifier {
     this.#share = { concurrency: Math.min(concurrency, LANES), running: 0 };
     this.#maxFlights = maxPending + this.#share.concurrency;
     this.ring = new KeyRing(keys ? { keys } : { path: path ?? '' }, now());
-    if (!trustedIssuers) warnOnce('MCP_AUTH_SELF_ASSERTED', 'Tokens are encrypted but not signed: whoever can read the public key can claim to be anyone. Set trustedIssuers unless another layer authenticates the caller');
+    if (!trustedIssuers)
+      warnOnce(
+        'MCP_AUTH_SELF_ASSERTED',
+        'Tokens are encrypted but not signed: whoever can read the public key can claim to be anyone. Set trustedIssuers unless another layer authenticates the caller',
+      );
   }
 
   subscribe(report: Report): void {
@@ -1225,10 +1617,14 @@ class Verifier {
     report(this.ring.loaded(this.now()));
   }
 
-  readonly report: Report = (event) => { for (const report of this.#reports) report(event); };
+  readonly report: Report = (event) => {
+    for (const report of this.#reports) report(event);
+  };
 
   /** New tokens that wait for decryption or for an issuer's keys. */
-  get pending(): number { return this.#flights.size; }
+  get pending(): number {
+    return this.#flights.size;
+  }
 
   /** At once for a known token, which never waits behind unknown ones; a promise otherwise. Throws AuthError either way. */
   admit(token: string, client?: Pick<Head, 'onLeave'>): Entry | Promise<Entry> {
@@ -1283,7 +1679,10 @@ class Verifier {
     const flight: Flight = { promise: this.#verify(token, jwe, keys, place), place, waiting: 0 };
     this.#flights.set(id, flight);
     const land = (): unknown => this.#flights.get(id) === flight && this.#flights.delete(id);
-    flight.promise.then((entry) => { land(); this.#cache?.set(id, entry); }, land);
+    flight.promise.then((entry) => {
+      land();
+      this.#cache?.set(id, entry);
+    }, land);
     return flight;
   }
 
@@ -1309,7 +1708,8 @@ class Verifier {
     let opened = await tryKeys(jwe, keys, this.#share, place);
     if (!opened && (keys.length === 0 || jwe.header.kid === undefined)) {
       await this.ring.lookAgain(this.now(), this.report);
-      if (this.ring.version !== version) opened = await tryKeys(jwe, candidateKeys(this.ring.keys, jwe, this.now()), this.#share, place);
+      if (this.ring.version !== version)
+        opened = await tryKeys(jwe, candidateKeys(this.ring.keys, jwe, this.now()), this.#share, place);
     }
     if (!opened) throw new AuthError(keys.length === 0 ? 'unknown_key' : 'undecryptable');
     return opened;
@@ -1318,7 +1718,10 @@ class Verifier {
   /** RFC 7519 §5.2. Fresh key sets first; then each issuer's as it arrives, so that one that is down delays no other's tokens. */
   async #verifyNested(jws: CompactJws): Promise<Signed> {
     const now = this.now();
-    const known = matchIssuer(jws, this.#issuers.filter((issuer) => issuer.isFresh(now)));
+    const known = matchIssuer(
+      jws,
+      this.#issuers.filter((issuer) => issuer.isFresh(now)),
+    );
     if (!isString(known)) return known;
     const attempts = this.#issuers.map(async (issuer) => {
       const update = issuer.update(now, this.report);
@@ -1333,7 +1736,11 @@ class Verifier {
       return match;
     });
     return Promise.any(attempts).catch(({ errors }: { errors: AuthError[] }) => {
-      throw errors.find(({ reason }) => reason === 'issuer_unavailable') ?? errors.find(({ reason }) => reason === 'issuer') ?? errors[0];
+      throw (
+        errors.find(({ reason }) => reason === 'issuer_unavailable') ??
+        errors.find(({ reason }) => reason === 'issuer') ??
+        errors[0]
+      );
     });
   }
 
@@ -1342,8 +1749,13 @@ class Verifier {
     if (!isObject(user) || (user['sub'] !== undefined && !isString(user['sub']))) throw new AuthError('claims');
     const { exp } = claims;
     const auth: Auth = {
-      user, token, signed: signer !== undefined, keyId: key.kid, scopes: readScopes(user),
-      ...(signer && { issuer: signer.issuer.issuer }), ...(exp !== undefined && { expiresAt: exp }),
+      user,
+      token,
+      signed: signer !== undefined,
+      keyId: key.kid,
+      scopes: readScopes(user),
+      ...(signer && { issuer: signer.issuer.issuer }),
+      ...(exp !== undefined && { expiresAt: exp }),
     };
     return { auth: Object.freeze(auth), claims, key, signer };
   }
@@ -1399,10 +1811,20 @@ interface Head {
   /** What a client's next request comes on, too. */
   socket: object | undefined;
 }
-interface Answer { status: number; headers: Record<string, string>; body: string }
+interface Answer {
+  status: number;
+  headers: Record<string, string>;
+  body: string;
+}
 /** What getAuthInfo() says of the server. */
-interface Resource { readonly resource?: string | undefined; readonly resourceMetadataUrl?: string | undefined }
-interface Store { readonly auth: Auth | undefined; readonly at: Resource }
+interface Resource {
+  readonly resource?: string | undefined;
+  readonly resourceMetadataUrl?: string | undefined;
+}
+interface Store {
+  readonly auth: Auth | undefined;
+  readonly at: Resource;
+}
 interface Pass {
   store: Store;
   headers: Record<string, string>;
@@ -1422,7 +1844,14 @@ const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>,
   resource: [isHttpUrl, 'an absolute http(s) URL without a fragment'],
   authorizationServers: [(value) => isTexts(value) && value.length > 0 && value.every(isHttpUrl), 'an array of URLs'],
   openidConfiguration: [isBoolean, 'a boolean'],
-  cors: [(value) => value === false || (isObject(value) && Object.keys(value).join() === 'origin' && (value['origin'] === '*' || (Array.isArray(value['origin']) && value['origin'].every(isOrigin)))), 'false or { origin: "*" or an array of origins such as "https://app.example" }'],
+  cors: [
+    (value) =>
+      value === false ||
+      (isObject(value) &&
+        Object.keys(value).join() === 'origin' &&
+        (value['origin'] === '*' || (Array.isArray(value['origin']) && value['origin'].every(isOrigin)))),
+    'false or { origin: "*" or an array of origins such as "https://app.example" }',
+  ],
   bindSessions: [isBoolean, 'a boolean'],
   onEvent: [isFunction, 'a function'],
 };
@@ -1432,14 +1861,29 @@ const NOBODY: Store = Object.freeze({ auth: undefined, at: Object.freeze({}) });
 
 /** Events go out in nobody's context, and a listener that fails changes no answer. */
 function guardReport(onEvent: (event: AuthEvent) => unknown): Report {
-  const failed = (): void => warnOnce('MCP_AUTH_ON_EVENT', 'onEvent threw or rejected; authentication goes on without it');
-  return (event) => context.run(NOBODY, () => {
-    try { Promise.resolve(onEvent(event)).catch(failed); } catch { failed(); }
-  });
+  const failed = (): void =>
+    warnOnce('MCP_AUTH_ON_EVENT', 'onEvent threw or rejected; authentication goes on without it');
+  return (event) =>
+    context.run(NOBODY, () => {
+      try {
+        Promise.resolve(onEvent(event)).catch(failed);
+      } catch {
+        failed();
+      }
+    });
 }
 
 const NO_HEADERS: Record<string, string> = Object.freeze({});
-const PREFLIGHT_HEADERS = ['authorization', 'content-type', 'accept', 'mcp-protocol-version', 'mcp-session-id', 'last-event-id', 'mcp-method', 'mcp-name'];
+const PREFLIGHT_HEADERS = [
+  'authorization',
+  'content-type',
+  'accept',
+  'mcp-protocol-version',
+  'mcp-session-id',
+  'last-event-id',
+  'mcp-method',
+  'mcp-name',
+];
 
 const isSuccess = (status: number): boolean => status >= 200 && status < 300;
 
@@ -1447,10 +1891,24 @@ function answerDocument(method: string, document: () => object): Answer {
   const cors = { 'access-control-allow-origin': '*' };
   const allow = 'GET, HEAD, OPTIONS';
   if (method === 'GET' || method === 'HEAD') {
-    return { status: 200, headers: { ...cors, 'content-type': 'application/json', 'cache-control': 'public, max-age=300' }, body: JSON.stringify(document()) };
+    return {
+      status: 200,
+      headers: { ...cors, 'content-type': 'application/json', 'cache-control': 'public, max-age=300' },
+      body: JSON.stringify(document()),
+    };
   }
   if (method === 'OPTIONS') {
-    return { status: 204, headers: { ...cors, allow, 'access-control-allow-methods': allow, 'access-control-allow-headers': '*', 'access-control-max-age': '600' }, body: '' };
+    return {
+      status: 204,
+      headers: {
+        ...cors,
+        allow,
+        'access-control-allow-methods': allow,
+        'access-control-allow-headers': '*',
+        'access-control-max-age': '600',
+      },
+      body: '',
+    };
   }
   const { code, status, message } = new AuthError('method');
   const headers = { ...cors, allow, 'content-type': 'application/json', 'cache-control': 'no-store' };
@@ -1471,18 +1929,32 @@ function metadataUrl(resource: string): string {
 
 /** The public documents by path: JWKS, Protected Resource Metadata (RFC 9728 §3.1), OpenID configuration. */
 function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, () => object> {
-  const { jwksPath = '/.well-known/jwks.json', resource, authorizationServers, requiredClaims = [], requiredScopes = [] } = options;
+  const {
+    jwksPath = '/.well-known/jwks.json',
+    resource,
+    authorizationServers,
+    requiredClaims = [],
+    requiredScopes = [],
+  } = options;
   const documents = new Map<string, () => object>([[jwksPath, () => publish(verifier.ring.keys, verifier.now())]]);
   if (resource === undefined) return documents;
   const { origin } = new URL(resource);
   const supported = (scopes: string[]): object => (scopes.length ? { scopes_supported: scopes } : {});
   const metadata = {
-    resource, jwks_uri: origin + jwksPath, ...(authorizationServers && { authorization_servers: authorizationServers }),
-    bearer_methods_supported: ['header'], ...supported(requiredScopes),
+    resource,
+    jwks_uri: origin + jwksPath,
+    ...(authorizationServers && { authorization_servers: authorizationServers }),
+    bearer_methods_supported: ['header'],
+    ...supported(requiredScopes),
   };
-  for (const path of ['/.well-known/oauth-protected-resource', new URL(metadataUrl(resource)).pathname]) documents.set(path, () => metadata);
+  for (const path of ['/.well-known/oauth-protected-resource', new URL(metadataUrl(resource)).pathname])
+    documents.set(path, () => metadata);
   if (options.openidConfiguration) {
-    const configuration = { issuer: origin, jwks_uri: origin + jwksPath, ...supported([...requiredClaims, ...requiredScopes]) };
+    const configuration = {
+      issuer: origin,
+      jwks_uri: origin + jwksPath,
+      ...supported([...requiredClaims, ...requiredScopes]),
+    };
     documents.set('/.well-known/openid-configuration', () => configuration);
   }
   return documents;
@@ -1492,7 +1964,13 @@ function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, ()
 class Gate {
   readonly tokenHeader: string;
   readonly #verifier: Verifier;
-  readonly #options: { requiredClaims: string[]; requiredScopes: string[]; anonymous: boolean; bindSessions: boolean; sendsCors: boolean };
+  readonly #options: {
+    requiredClaims: string[];
+    requiredScopes: string[];
+    anonymous: boolean;
+    bindSessions: boolean;
+    sendsCors: boolean;
+  };
   readonly #documents: Map<string, () => object>;
   readonly #publicPaths: Set<string>;
   readonly #origins: Set<string>;
@@ -1504,10 +1982,19 @@ class Gate {
   constructor(given: AuthOptions) {
     const options = readOptions(given, { ...VERIFIER_OPTIONS, ...REQUEST_OPTIONS });
     const { verifier, resource, cors, onEvent } = options;
-    const { requiredClaims = [], requiredScopes = [], anonymous = false, bindSessions = true, tokenHeader = 'authorization' } = options;
-    const own = withoutPrototype(Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(VERIFIER_OPTIONS, name))));
+    const {
+      requiredClaims = [],
+      requiredScopes = [],
+      anonymous = false,
+      bindSessions = true,
+      tokenHeader = 'authorization',
+    } = options;
+    const own = withoutPrototype(
+      Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(VERIFIER_OPTIONS, name))),
+    );
     const [extra] = Object.keys(own);
-    if (verifier && extra) refuseOptions(`option "verifier" and option "${extra}" exclude each other: give it to the verifier`);
+    if (verifier && extra)
+      refuseOptions(`option "verifier" and option "${extra}" exclude each other: give it to the verifier`);
     if (options.openidConfiguration && !resource) refuseOptions('option "openidConfiguration" needs option "resource"');
     // A signed token must be for this server (RFC 8707): for its resource, unless another audience is agreed on.
     if (options.trustedIssuers && resource) own['audience'] ??= resource;
@@ -1526,7 +2013,9 @@ class Gate {
   decide(head: Head): Decision | Promise<Decision> {
     const { ring, report } = this.#verifier;
     const now = this.#verifier.now();
-    return ring.isDue(now) ? ring.look(now, report).then(() => this.#decide(head, this.#verifier.now())) : this.#decide(head, now);
+    return ring.isDue(now)
+      ? ring.look(now, report).then(() => this.#decide(head, this.#verifier.now()))
+      : this.#decide(head, now);
   }
 
   #decide(head: Head, now: number): Decision | Promise<Decision> {
@@ -1544,8 +2033,15 @@ class Gate {
     if (document) return answerDocument(head.method, document);
     const origin = head.field('origin');
     if (origin !== undefined && !this.#allows(origin)) throw new AuthError('origin'); // DNS rebinding
-    if (this.#options.sendsCors && head.method === 'OPTIONS' && origin !== undefined && head.field('access-control-request-method') !== undefined) return this.#preflight(head);
-    if (this.#publicPaths.has(head.path)) return { store: { auth: undefined, at: NOBODY.at }, headers: this.#cors(head), watch: undefined };
+    if (
+      this.#options.sendsCors &&
+      head.method === 'OPTIONS' &&
+      origin !== undefined &&
+      head.field('access-control-request-method') !== undefined
+    )
+      return this.#preflight(head);
+    if (this.#publicPaths.has(head.path))
+      return { store: { auth: undefined, at: NOBODY.at }, headers: this.#cors(head), watch: undefined };
     if (head.tokens.length > 1) throw new AuthError('duplicate_token');
     return undefined;
   }
@@ -1562,16 +2058,22 @@ class Gate {
       if (head.socket && !(admitted instanceof Promise)) this.#last.set(head.socket, { field, entry: admitted });
     }
     if (!(admitted instanceof Promise)) return this.#accept(head, admitted, started, true);
-    return admitted.then((entry) => this.#accept(head, entry, started, false)).catch((error: unknown) => this.#refuse(head, error, started));
+    return admitted
+      .then((entry) => this.#accept(head, entry, started, false))
+      .catch((error: unknown) => this.#refuse(head, error, started));
   }
 
   #accept(head: Head, entry: Entry, started: number, cached: boolean): Decision {
     const { auth, claims } = entry;
     const { requiredClaims, requiredScopes } = this.#options;
     const { resource } = this.#resource;
-    if (resource !== undefined && !auth.signed && claims.aud !== undefined && this.#verifier.audience.length === 0) judgeAudience(claims, [resource]);
+    if (resource !== undefined && !auth.signed && claims.aud !== undefined && this.#verifier.audience.length === 0)
+      judgeAudience(claims, [resource]);
     if (requiredClaims.length + requiredScopes.length > 0) {
-      const missing = [...requiredClaims.filter((claim) => (auth.user[claim] ?? null) === null), ...requiredScopes.filter((scope) => !auth.scopes.includes(scope))];
+      const missing = [
+        ...requiredClaims.filter((claim) => (auth.user[claim] ?? null) === null),
+        ...requiredScopes.filter((scope) => !auth.scopes.includes(scope)),
+      ];
       if (missing.length > 0) throw new AuthError('insufficient_scope', missing);
     }
     const decision = this.#enter(head, entry);
@@ -1580,44 +2082,71 @@ class Gate {
   }
 
   #enter(head: Head, entry: Entry | undefined): Decision {
-    const pass: Pass = { store: { auth: entry?.auth, at: this.#resource }, headers: this.#cors(head), watch: undefined };
+    const pass: Pass = {
+      store: { auth: entry?.auth, at: this.#resource },
+      headers: this.#cors(head),
+      watch: undefined,
+    };
     if (!this.#options.bindSessions) return pass;
     const { sessions } = this.#verifier;
     const id = head.field('mcp-session-id') || undefined;
-    if (id === undefined) pass.watch = (status, opened) => { if (opened !== undefined && isSuccess(status)) sessions.open(opened, principalOf(entry)); };
+    if (id === undefined)
+      pass.watch = (status, opened) => {
+        if (opened !== undefined && isSuccess(status)) sessions.open(opened, principalOf(entry));
+      };
     else if (!sessions.allows(id, principalOf(entry))) throw new AuthError('session');
-    else if (head.method === 'DELETE') pass.watch = (status) => { if (isSuccess(status)) sessions.close(id); };
+    else if (head.method === 'DELETE')
+      pass.watch = (status) => {
+        if (isSuccess(status)) sessions.close(id);
+      };
     return pass;
   }
 
   #refuse(head: Head, error: unknown, started: number): Decision {
     const refusal = error instanceof AuthError ? error : new AuthError('malformed');
     const { code, status, reason, message, missing } = refusal;
-    const headers: Record<string, string> = { 'content-type': 'application/json', 'cache-control': 'no-store', ...this.#cors(head) };
+    const headers: Record<string, string> = {
+      'content-type': 'application/json',
+      'cache-control': 'no-store',
+      ...this.#cors(head),
+    };
     if (reason !== 'origin' && status < 404) headers['www-authenticate'] = this.#challenge(refusal);
     if (status === 503) headers['retry-after'] = '1';
-    const body = JSON.stringify(reason === 'session'
-      ? { jsonrpc: '2.0', error: { code: -32001, message }, id: null } // as the MCP SDKs answer for a session they do not know
-      : { error: code, error_description: message, ...(missing.length > 0 && { missing }) });
+    const body = JSON.stringify(
+      reason === 'session'
+        ? { jsonrpc: '2.0', error: { code: -32001, message }, id: null } // as the MCP SDKs answer for a session they do not know
+        : { error: code, error_description: message, ...(missing.length > 0 && { missing }) },
+    );
     const { pending } = this.#verifier;
-    this.#report?.({ type: reason === 'overloaded' ? 'overloaded' : 'rejected', reason, status, pending, durationMs: performance.now() - started });
+    this.#report?.({
+      type: reason === 'overloaded' ? 'overloaded' : 'rejected',
+      reason,
+      status,
+      pending,
+      durationMs: performance.now() - started,
+    });
     return { status, headers, body };
   }
 
   /** RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. */
   #challenge({ code, reason, message }: AuthError): string {
     const { requiredClaims, requiredScopes } = this.#options;
-    const scopes = reason === 'insufficient_scope' ? [...requiredClaims, ...requiredScopes].filter(isScopeToken) : requiredScopes;
+    const scopes =
+      reason === 'insufficient_scope' ? [...requiredClaims, ...requiredScopes].filter(isScopeToken) : requiredScopes;
     const { resourceMetadataUrl } = this.#resource;
     const parameters = {
       ...(reason !== 'no_token' && { error: code, error_description: message }),
       ...(scopes.length > 0 && { scope: [...new Set(scopes)].join(' ') }),
       ...(resourceMetadataUrl !== undefined && { resource_metadata: resourceMetadataUrl }),
     };
-    return `Bearer ${Object.entries(parameters).map(([name, value]) => `${name}="${value}"`).join(', ')}`.trimEnd();
+    return `Bearer ${Object.entries(parameters)
+      .map(([name, value]) => `${name}="${value}"`)
+      .join(', ')}`.trimEnd();
   }
 
-  #allows(origin: string): boolean { return this.#origins.has(origin) || this.#origins.has('*'); }
+  #allows(origin: string): boolean {
+    return this.#origins.has(origin) || this.#origins.has('*');
+  }
 
   /** On every answer, refusals too: a page must be able to read why. Credentials are never allowed: the token is explicit. */
   #cors(head: Head): Record<string, string> {
@@ -1625,18 +2154,28 @@ class Gate {
     const expose = { 'access-control-expose-headers': 'WWW-Authenticate, Mcp-Session-Id' };
     if (this.#origins.has('*')) return { 'access-control-allow-origin': '*', ...expose };
     const origin = head.field('origin');
-    return { vary: 'Origin', ...expose, ...(origin !== undefined && this.#allows(origin) && { 'access-control-allow-origin': origin }) };
+    return {
+      vary: 'Origin',
+      ...expose,
+      ...(origin !== undefined && this.#allows(origin) && { 'access-control-allow-origin': origin }),
+    };
   }
 
   #preflight(head: Head): Answer {
     const asked = (head.field('access-control-request-headers') ?? '').split(',').map((name) => name.trim());
     const parameters = asked.filter((name) => /^mcp-param-[a-z0-9_-]+$/i.test(name));
-    return { status: 204, body: '', headers: {
-      ...this.#cors(head),
-      'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',
-      'access-control-allow-headers': [...new Set([...PREFLIGHT_HEADERS, this.tokenHeader, ...parameters])].join(', '),
-      'access-control-max-age': '600',
-    } };
+    return {
+      status: 204,
+      body: '',
+      headers: {
+        ...this.#cors(head),
+        'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',
+        'access-control-allow-headers': [...new Set([...PREFLIGHT_HEADERS, this.tokenHeader, ...parameters])].join(
+          ', ',
+        ),
+        'access-control-max-age': '600',
+      },
+    };
   }
 }
 
@@ -1666,7 +2205,12 @@ export function getAuthInfo(): AuthInfo | undefined {
 function describeAuth({ auth, at: { resource, resourceMetadataUrl } }: Store): AuthInfo | undefined {
   if (!auth) return undefined;
   const { user, token, scopes, expiresAt } = auth;
-  const info: AuthInfo = { token, clientId: [user['client_id'], user['azp'], user.sub].find(isString) ?? '', scopes: [...scopes], extra: user };
+  const info: AuthInfo = {
+    token,
+    clientId: [user['client_id'], user['azp'], user.sub].find(isString) ?? '',
+    scopes: [...scopes],
+    extra: user,
+  };
   if (expiresAt !== undefined) info.expiresAt = expiresAt;
   if (resource !== undefined) info.resource = new URL(resource);
   if (resourceMetadataUrl !== undefined) info.resourceMetadataUrl = resourceMetadataUrl;
@@ -1734,13 +2278,15 @@ function watchHead(res: ServerResponse, watch: NonNullable<Pass['watch']>): void
 
 type NodeRequest = IncomingMessage & { originalUrl?: string; auth?: AuthInfo | undefined };
 
-const isNamed = (field: string | undefined, name: string): boolean => field?.length === name.length && field.toLowerCase() === name;
+const isNamed = (field: string | undefined, name: string): boolean =>
+  field?.length === name.length && field.toLowerCase() === name;
 
 /** All fields of a name in one, as HTTP joins them. */
 function joinFields(rawHeaders: readonly string[], name: string): string | undefined {
   let joined: string | undefined;
   for (let at = 0; at < rawHeaders.length; at += 2) {
-    if (isNamed(rawHeaders[at], name)) joined = joined === undefined ? rawHeaders[at + 1] : `${joined}, ${rawHeaders[at + 1]}`;
+    if (isNamed(rawHeaders[at], name))
+      joined = joined === undefined ? rawHeaders[at + 1] : `${joined}, ${rawHeaders[at + 1]}`;
   }
   return joined;
 }
@@ -1751,14 +2297,25 @@ function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): H
   const query = target.indexOf('?');
   const path = query < 0 ? target : target.slice(0, query);
   const tokens = rawHeaders.filter((_value, at) => at % 2 === 1 && isNamed(rawHeaders[at - 1], tokenHeader)); // `req.headers` keeps one of two
-  return { method, path, tokens, field: (name) => joinFields(rawHeaders, name), onLeave: (leave) => { res.once('close', leave); }, socket };
+  return {
+    method,
+    path,
+    tokens,
+    field: (name) => joinFields(rawHeaders, name),
+    onLeave: (leave) => {
+      res.once('close', leave);
+    },
+    socket,
+  };
 }
 
 /** Carries out a decision: answers, or prepares the request for the handler and returns the context to run it in. */
 function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store | undefined {
   if ('status' in decision) {
     const { status, headers, body } = decision;
-    res.writeHead(status, status === 204 ? headers : { ...headers, 'content-length': Buffer.byteLength(body) }).end(body);
+    res
+      .writeHead(status, status === 204 ? headers : { ...headers, 'content-length': Buffer.byteLength(body) })
+      .end(body);
     return undefined;
   }
   const { store, headers, watch } = decision;
@@ -1773,20 +2330,46 @@ function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store |
 }
 
 /** `fail` gets what went wrong here; what the handler throws goes its own way. */
-function carryOut(decision: Decision, req: NodeRequest, res: ServerResponse, proceed: () => unknown, fail: (error: unknown) => void): unknown {
+function carryOut(
+  decision: Decision,
+  req: NodeRequest,
+  res: ServerResponse,
+  proceed: () => unknown,
+  fail: (error: unknown) => void,
+): unknown {
   let store: Store | undefined;
-  try { store = act(decision, req, res); } catch (error) { return fail(error); }
+  try {
+    store = act(decision, req, res);
+  } catch (error) {
+    return fail(error);
+  }
   return store && context.run(store, proceed);
 }
 
-function serve(gate: Gate, req: NodeRequest, res: ServerResponse, proceed: () => unknown, fail: (error: unknown) => void): unknown {
+function serve(
+  gate: Gate,
+  req: NodeRequest,
+  res: ServerResponse,
+  proceed: () => unknown,
+  fail: (error: unknown) => void,
+): unknown {
   let decision: Decision | Promise<Decision>;
-  try { decision = gate.decide(readHead(req, res, gate.tokenHeader)); } catch (error) { return fail(error); }
+  try {
+    decision = gate.decide(readHead(req, res, gate.tokenHeader));
+  } catch (error) {
+    return fail(error);
+  }
   if (!(decision instanceof Promise)) return carryOut(decision, req, res, proceed, fail);
   let left = false;
-  res.once('close', () => { left = true; });
+  res.once('close', () => {
+    left = true;
+  });
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return decision.then((made) => () => carryOut(made, req, res, proceed, fail), (error: unknown) => () => fail(error))
+  return decision
+    .then(
+      (made) => () => carryOut(made, req, res, proceed, fail),
+      (error: unknown) => () => fail(error),
+    )
     .then((step) => new Promise((resolve) => process.nextTick(() => resolve(left ? undefined : step()))));
 }
 
@@ -1795,10 +2378,19 @@ function serve(gate: Gate, req: NodeRequest, res: ServerResponse, proceed: () =>
  * @throws KeyError for bad options, and when there is no usable key
  */
 export function withAuth(handler: RequestListener, options: AuthOptions = {}): RequestListener {
-  if (typeof handler !== 'function') refuseOptions('withAuth needs a request listener: withAuth((req, res) => { … }, options)');
+  if (typeof handler !== 'function')
+    refuseOptions('withAuth needs a request listener: withAuth((req, res) => { … }, options)');
   const gate = new Gate(options);
   return function authenticated(this: unknown, req, res) {
-    return serve(gate, req, res, () => Reflect.apply(handler, this, [req, res]), (error) => { throw error; });
+    return serve(
+      gate,
+      req,
+      res,
+      () => Reflect.apply(handler, this, [req, res]),
+      (error) => {
+        throw error;
+      },
+    );
   };
 }
 
@@ -1807,9 +2399,13 @@ export function withAuth(handler: RequestListener, options: AuthOptions = {}): R
  * Unexpected errors go to `next(error)`.
  * @throws KeyError for bad options, and when there is no usable key
  */
-export function authMiddleware(options: AuthOptions = {}): (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void {
+export function authMiddleware(
+  options: AuthOptions = {},
+): (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void {
   const gate = new Gate(options);
-  return (req, res, next) => { serve(gate, req, res, () => next(), next); };
+  return (req, res, next) => {
+    serve(gate, req, res, () => next(), next);
+  };
 }
 
 /**
@@ -1821,13 +2417,21 @@ export function withAuthFetch<Rest extends unknown[]>(
   handler: (request: Request, ...rest: Rest) => Response | Promise<Response>,
   options: AuthOptions = {},
 ): (request: Request, ...rest: Rest) => Promise<Response> {
-  if (typeof handler !== 'function') refuseOptions('withAuthFetch needs a handler: withAuthFetch((request) => new Response(…), options)');
+  if (typeof handler !== 'function')
+    refuseOptions('withAuthFetch needs a handler: withAuthFetch((request) => new Response(…), options)');
   const gate = new Gate(options);
   return async (request, ...rest) => {
     const field = (name: string): string | undefined => request.headers.get(name) ?? undefined;
     const tokens = [field(gate.tokenHeader) ?? []].flat();
     const onLeave = (leave: () => void): void => request.signal.addEventListener('abort', leave, { once: true });
-    const decision = await gate.decide({ method: request.method, path: new URL(request.url).pathname, tokens, field, onLeave, socket: undefined });
+    const decision = await gate.decide({
+      method: request.method,
+      path: new URL(request.url).pathname,
+      tokens,
+      field,
+      onLeave,
+      socket: undefined,
+    });
     if ('status' in decision) {
       const { status, headers, body } = decision;
       return new Response(request.method === 'HEAD' || body === '' ? null : body, { status, headers });

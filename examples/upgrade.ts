@@ -15,15 +15,21 @@ server.on('upgrade', async (req, socket) => {
     const token = /^Bearer ([^ ]+)$/i.exec(req.headers.authorization ?? '')?.[1] ?? '';
     const { user } = await verifier.authenticate(token);
     // From here on `ws` or another WebSocket library would take over with handleUpgrade; one text frame needs none.
-    const accept = createHash('sha1').update(`${req.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+    const accept = createHash('sha1')
+      .update(`${req.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`)
+      .digest('base64');
     const greeting = Buffer.from(`Hello, ${user.name}!`).subarray(0, 125); // RFC 6455 §5.2: a length of up to 125 fits one octet
-    socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+    socket.write(
+      `HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`,
+    );
     socket.write(Buffer.concat([Buffer.from([0x81, greeting.length]), greeting]));
     socket.end(Buffer.from([0x88, 0])); // a close frame
   } catch (error) {
     const status = error instanceof AuthError ? error.status : 500;
     const challenge = status === 401 ? 'WWW-Authenticate: Bearer error="invalid_token"\r\n' : '';
-    socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${challenge}Content-Length: 0\r\nConnection: close\r\n\r\n`);
+    socket.end(
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${challenge}Content-Length: 0\r\nConnection: close\r\n\r\n`,
+    );
   }
 });
 

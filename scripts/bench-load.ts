@@ -16,20 +16,37 @@ export interface Load {
   forged?: boolean;
 }
 
-export interface LoadResult { perSecond: number; p99: number; ok: number; refused: Record<string, number>; errors: number }
+export interface LoadResult {
+  perSecond: number;
+  p99: number;
+  ok: number;
+  refused: Record<string, number>;
+  errors: number;
+}
 
 function forge(token: string): string {
   const [header, encryptedKey = ''] = token.split('.');
   const octets = randomBytes(Buffer.from(encryptedKey, 'base64url').length);
   octets[0] = 0x7f & Number(octets[0]); // below the modulus, or no operation would be needed to refuse it
-  return [header, ...[octets, randomBytes(12), randomBytes(100), randomBytes(16)].map((part) => part.toString('base64url'))].join('.');
+  return [
+    header,
+    ...[octets, randomBytes(12), randomBytes(100), randomBytes(16)].map((part) => part.toString('base64url')),
+  ].join('.');
 }
 
 async function saturate({ url, duration, connections, token }: Load): Promise<LoadResult> {
   const result = await autocannon({ url, duration, connections, headers: { authorization: `Bearer ${token}` } });
   const { statusCodeStats = {} } = result as { statusCodeStats?: Record<string, { count: number }> };
-  const { 200: ok = 0, ...refused } = Object.fromEntries(Object.entries(statusCodeStats).map(([status, { count }]) => [status, count]));
-  return { perSecond: result.requests.average, p99: result.latency.p99, ok, refused, errors: result.errors + result.timeouts };
+  const { 200: ok = 0, ...refused } = Object.fromEntries(
+    Object.entries(statusCodeStats).map(([status, { count }]) => [status, count]),
+  );
+  return {
+    perSecond: result.requests.average,
+    p99: result.latency.p99,
+    ok,
+    refused,
+    errors: result.errors + result.timeouts,
+  };
 }
 
 const WARM_UP = 1000; // ms in which the client connects and its own code is compiled, which would be the slowest percent of all
@@ -44,7 +61,11 @@ async function pace({ url, duration, connections, rate = 1, token, forged = fals
   const start = performance.now();
   const send = async (due: number): Promise<void> => {
     try {
-      const { statusCode, body } = await pool.request({ method: 'GET', path: '/', headers: { authorization: `Bearer ${forged ? forge(token) : token}` } });
+      const { statusCode, body } = await pool.request({
+        method: 'GET',
+        path: '/',
+        headers: { authorization: `Bearer ${forged ? forge(token) : token}` },
+      });
       await body.dump();
       statuses.set(statusCode, (statuses.get(statusCode) ?? 0) + 1);
       if (due - start >= WARM_UP) latency.record(Math.max(1, Math.round((performance.now() - due) * 1000)));

@@ -6,35 +6,65 @@ import { requireBearerAuth } from '@modelcontextprotocol/express';
 import express from 'express';
 import { jwtVerify } from 'jose';
 import { authMiddleware, getUser, JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
-import { rsa } from '../test/rsa.js';
+import { rsa } from '../test/support/rsa.js';
 
 /** What a server tells of itself. Times in ms, memory in octets. */
-export interface ServerState { rsa: number; heap: number; resident: number; delayP99: number }
+export interface ServerState {
+  rsa: number;
+  heap: number;
+  resident: number;
+  delayP99: number;
+}
 
 /** What it is told: the server's keys, and an issuer's secret for the SDK's verifier. */
-export interface ServerInput { keys: string; signer: { kty: string } }
+export interface ServerInput {
+  keys: string;
+  signer: { kty: string };
+}
 
 const { keys, signer } = JSON.parse(process.env['BENCH_INPUT'] ?? '') as ServerInput;
 const answer = 'hello, alice';
 const storage = new AsyncLocalStorage<string>();
 
 /** The SDK's middleware as its documentation shows it, with jose to verify a signed token. */
-const sdkAuth = () => requireBearerAuth({
-  verifier: {
-    async verifyAccessToken(token) {
-      const { payload } = await jwtVerify(token, signer, { issuer: 'issuer', audience: 'audience' });
-      return { token, clientId: String(payload.sub), scopes: [], expiresAt: payload.exp, extra: payload };
+const sdkAuth = () =>
+  requireBearerAuth({
+    verifier: {
+      async verifyAccessToken(token) {
+        const { payload } = await jwtVerify(token, signer, { issuer: 'issuer', audience: 'audience' });
+        return { token, clientId: String(payload.sub), scopes: [], expiresAt: payload.exp, extra: payload };
+      },
     },
-  },
-});
+  });
 
 const servers: Record<string, () => RequestListener> = {
-  bare: () => (_req, res) => { res.end(answer); },
-  storage: () => (_req, res) => { storage.run('alice', () => res.end(`hello, ${storage.getStore()}`)); },
-  ours: () => withAuth((_req, res) => { res.end(`hello, ${getUser().sub}`); }, { verifier: new JWETokenVerifier({ keys: JSON.parse(keys) }) }),
-  express: () => express().get('/', (_req, res) => { res.end(answer); }),
-  'express-ours': () => express().use(authMiddleware({ keys: JSON.parse(keys) })).get('/', (_req, res) => { res.end(answer); }),
-  'express-sdk': () => express().get('/', sdkAuth(), (_req, res) => { res.end(answer); }),
+  bare: () => (_req, res) => {
+    res.end(answer);
+  },
+  storage: () => (_req, res) => {
+    storage.run('alice', () => res.end(`hello, ${storage.getStore()}`));
+  },
+  ours: () =>
+    withAuth(
+      (_req, res) => {
+        res.end(`hello, ${getUser().sub}`);
+      },
+      { verifier: new JWETokenVerifier({ keys: JSON.parse(keys) }) },
+    ),
+  express: () =>
+    express().get('/', (_req, res) => {
+      res.end(answer);
+    }),
+  'express-ours': () =>
+    express()
+      .use(authMiddleware({ keys: JSON.parse(keys) }))
+      .get('/', (_req, res) => {
+        res.end(answer);
+      }),
+  'express-sdk': () =>
+    express().get('/', sdkAuth(), (_req, res) => {
+      res.end(answer);
+    }),
 };
 
 const listener = servers[process.argv[2] ?? '']?.();
@@ -47,7 +77,12 @@ server.maxRequestsPerSocket = 0;
 process.on('message', () => {
   globalThis.gc?.();
   const { heapUsed, rss } = process.memoryUsage();
-  const state: ServerState = { rsa: rsa.started, heap: heapUsed, resident: rss, delayP99: Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION) };
+  const state: ServerState = {
+    rsa: rsa.started,
+    heap: heapUsed,
+    resident: rss,
+    delayP99: Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION),
+  };
   delay.reset();
   process.send?.(state);
 });

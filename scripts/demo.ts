@@ -40,7 +40,12 @@ function step(title: string): void {
 }
 
 /** Starts a script of this repository; cleanUp ends it, if nothing else has. */
-function start(cwd: string, script: string, args: string[], env: NodeJS.ProcessEnv = process.env): ChildProcessByStdio<null, Readable, Readable> {
+function start(
+  cwd: string,
+  script: string,
+  args: string[],
+  env: NodeJS.ProcessEnv = process.env,
+): ChildProcessByStdio<null, Readable, Readable> {
   early.signal.throwIfAborted();
   const child = spawn(process.execPath, [script, ...args], { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
   children.add(child);
@@ -105,7 +110,13 @@ async function tell(folder: string): Promise<void> {
   const response = await fetch(jwksUrl, { signal: early.signal });
   if (!response.ok) throw new Error(`no key set at ${jwksUrl}: HTTP ${response.status}`);
   const jwks = (await response.json()) as JwkSet; // encryptToken checks what it uses of it
-  show(JSON.stringify(jwks, (_, value: unknown) => (typeof value === 'string' && value.length > 64 ? shorten(value) : value), 2));
+  show(
+    JSON.stringify(
+      jwks,
+      (_, value: unknown) => (typeof value === 'string' && value.length > 64 ? shorten(value) : value),
+      2,
+    ),
+  );
 
   step("Encrypt the user's claims to that key: only this server can read them");
   code("const claims = { sub: 'user-1', name: 'Ada' };");
@@ -156,8 +167,12 @@ async function main(): Promise<void> {
     await cleanUp(folder);
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`\n${paint(32, `Done in ${seconds} s; nothing is left behind.`)} To go on, copy examples/server.ts and read README.md.`);
-  console.log('Mind: these claims are confidential, but whoever can fetch the key could have made them. README.md says how to have them signed.');
+  console.log(
+    `\n${paint(32, `Done in ${seconds} s; nothing is left behind.`)} To go on, copy examples/server.ts and read README.md.`,
+  );
+  console.log(
+    'Mind: these claims are confidential, but whoever can fetch the key could have made them. README.md says how to have them signed.',
+  );
 }
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {

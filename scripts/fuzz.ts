@@ -1,8 +1,8 @@
-// `npm run fuzz`: the laws of test/properties*.ts on new cases, as many and as long as you like.
+// `npm run fuzz`: the laws of test/properties/ on new cases, as many and as long as you like.
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
-import type { Law } from '../test/properties.ts';
-import { allLaws } from '../test/properties-all.ts';
+import type { Law } from '../test/properties/laws.ts';
+import { allLaws } from '../test/properties/all.ts';
 
 const ROUND = 1000; // cases
 
@@ -19,7 +19,9 @@ is resumed with the seed it printed last and a run is repeated with the seed it 
 
 function readOptions(): { runs: number; deadline: number; seed: number; law: string; path: string | undefined } {
   const text = { type: 'string' } as const;
-  const { values } = parseArgs({ options: { runs: text, minutes: text, seed: text, law: text, path: text, help: { type: 'boolean', short: 'h' } } });
+  const { values } = parseArgs({
+    options: { runs: text, minutes: text, seed: text, law: text, path: text, help: { type: 'boolean', short: 'h' } },
+  });
   if (values.help) {
     console.log(usage);
     process.exit(0);
@@ -46,7 +48,9 @@ function casesOf(laws: readonly Law[], { share }: Law): number {
 
 const options = readOptions();
 const cleanups: (() => unknown)[] = [];
-const laws = (await allLaws({ after: (cleanup) => cleanups.push(cleanup) })).filter(({ name }) => name.includes(options.law));
+const laws = (await allLaws({ after: (cleanup) => cleanups.push(cleanup) })).filter(({ name }) =>
+  name.includes(options.law),
+);
 if (laws.length === 0) throw new TypeError(`--law: no law has ${JSON.stringify(options.law)} in its name`);
 
 const counts = new Map(laws.map(({ name }) => [name, 0]));
@@ -71,7 +75,9 @@ async function tryLaw(law: Law, cases: number): Promise<void> {
   }
   failed = true;
   const path = /path: "([^"]*)"/.exec(failure)?.[1];
-  console.error(`\nerror: "${law.name}" does not hold\n  again: npm run fuzz -- --seed ${seed} --law "${law.name}" --path "${path}"\n\n${failure}\n`);
+  console.error(
+    `\nerror: "${law.name}" does not hold\n  again: npm run fuzz -- --seed ${seed} --law "${law.name}" --path "${path}"\n\n${failure}\n`,
+  );
 }
 
 process.on('uncaughtExceptionMonitor', () => console.error(`\nerror: the process ends in the round of --seed ${seed}`));

@@ -8,7 +8,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { transform as Transform } from 'esbuild';
-import { root } from '../test/support.ts';
+import { root } from '../test/support/support.ts';
 
 const usage = `Usage: npm run mutate -- [options]
 
@@ -17,13 +17,32 @@ const usage = `Usage: npm run mutate -- [options]
   --list         print the mutants and try none`;
 
 /** Those that hold the audit surface, the quickest first; the first failure of a mutant is enough. */
-const SUITES = ['bytes', 'header', 'properties', 'claims', 'jws', 'jwk', 'key-members', 'jwe', 'attacks', 'issuers', 'verifier'].map((name) => join('build/test', `${name}.test.js`));
+const SUITES = [
+  'bytes',
+  'header',
+  'properties',
+  'claims',
+  'jws',
+  'jwk',
+  'key-members',
+  'jwe',
+  'attacks',
+  'issuers',
+  'verifier',
+].map((name) => join('build/test', `${name}.test.js`));
 
-interface Mutant { line: number; part: string; before: string; after: string; source: string }
+interface Mutant {
+  line: number;
+  part: string;
+  before: string;
+  after: string;
+  source: string;
+}
 
 /** The same text with strings, templates, regular expressions and comments blanked, so that an operator found is one. */
 function blank(source: string): string {
-  const literals = /\/\/[^\n]*|\/\*[^]*?\*\/|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`|(?<=[(=,:!&|?;]\s*)\/(?![/*])(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/g;
+  const literals =
+    /\/\/[^\n]*|\/\*[^]*?\*\/|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`|(?<=[(=,:!&|?;]\s*)\/(?![/*])(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/g;
   return source.replace(literals, (text) => text.replace(/[^\n]/g, '_'));
 }
 
@@ -47,9 +66,23 @@ function operandEnd(code: string, at: number, step: 1 | -1): number {
 }
 
 const SWAPS = new Map([
-  [' < ', [' <= ', ' > ']], [' > ', [' >= ', ' < ']], [' <= ', [' < ']], [' >= ', [' > ']], [' === ', [' !== ']], [' !== ', [' === ']],
-  [' && ', [' || ']], [' || ', [' && ']], [' ?? ', [' && ']], [' + ', [' - ']], [' - ', [' + ']], [' % ', [' * ']],
-  ['true', ['false']], ['false', ['true']], ['.every(', ['.some(']], ['.some(', ['.every(']], ['!', ['']],
+  [' < ', [' <= ', ' > ']],
+  [' > ', [' >= ', ' < ']],
+  [' <= ', [' < ']],
+  [' >= ', [' > ']],
+  [' === ', [' !== ']],
+  [' !== ', [' === ']],
+  [' && ', [' || ']],
+  [' || ', [' && ']],
+  [' ?? ', [' && ']],
+  [' + ', [' - ']],
+  [' - ', [' + ']],
+  [' % ', [' * ']],
+  ['true', ['false']],
+  ['false', ['true']],
+  ['.every(', ['.some(']],
+  ['.some(', ['.every(']],
+  ['!', ['']],
 ]);
 
 /** All replacements [from, to, text] that the operators make in the source between two positions. */
@@ -59,7 +92,8 @@ function* edits(source: string, start: number, end: number): Generator<[from: nu
   for (const [original, others] of SWAPS) {
     for (let at = code.indexOf(original, start); at >= 0 && at < end; at = code.indexOf(original, at + 1)) {
       const word = /^\w/.test(original) && /\w/.test(code.charAt(at - 1) + code.charAt(at + original.length));
-      if (!word && !(original === '!' && code.charAt(at + 1) === '=')) for (const other of others) yield [at, at + original.length, other];
+      if (!word && !(original === '!' && code.charAt(at + 1) === '='))
+        for (const other of others) yield [at, at + original.length, other];
     }
   }
   for (const { index } of matches(/ (?:&&|\|\|) /g)) {
@@ -69,10 +103,16 @@ function* edits(source: string, start: number, end: number): Generator<[from: nu
   }
   for (const { index } of matches(/\bif \(/g)) {
     const from = start + (index ?? 0) + 4;
-    const to = operandEnd(code.replaceAll(/&&|\|\||\?\?|=>|[?:;,\n]/g, (text) => '_'.repeat(text.length)), from, 1);
+    const to = operandEnd(
+      code.replaceAll(/&&|\|\||\?\?|=>|[?:;,\n]/g, (text) => '_'.repeat(text.length)),
+      from,
+      1,
+    );
     yield [from, to, 'false']; // without the check
   }
-  for (const { index, 0: text } of matches(/(?<=\n) +(?:[a-z][\w.]*\(.*\)|throw .*|return .*|[a-z][\w.[\]]* [+-]?= .*);(?=\n| \/)/g)) {
+  for (const { index, 0: text } of matches(
+    /(?<=\n) +(?:[a-z][\w.]*\(.*\)|throw .*|return .*|[a-z][\w.[\]]* [+-]?= .*);(?=\n| \/)/g,
+  )) {
     const from = start + (index ?? 0);
     yield [from, from + text.length, '']; // without the statement
   }
@@ -90,7 +130,11 @@ function* edits(source: string, start: number, end: number): Generator<[from: nu
     const from = start + (index ?? 0);
     const [before, after] = [source.slice(source.lastIndexOf('\n', from) + 1, from), source.slice(from + text.length)];
     if (/[^|]\| $/.test(before) || /^ \| /.test(after)) continue; // a type
-    if (code.charAt(from) === '_' && !/(?:Error\(|interface .*|type .*|: )$|^ *(?:\/\/|\*|\/\*\*)|^(?:interface|type) /.test(before)) yield [from + text.length - 1, from + text.length - 1, 'x'];
+    if (
+      code.charAt(from) === '_' &&
+      !/(?:Error\(|interface .*|type .*|: )$|^ *(?:\/\/|\*|\/\*\*)|^(?:interface|type) /.test(before)
+    )
+      yield [from + text.length - 1, from + text.length - 1, 'x'];
   }
 }
 
@@ -102,9 +146,21 @@ function listMutants(source: string): Mutant[] {
   for (const [from, to, text] of edits(source, start, end)) {
     const mutated = source.slice(0, from) + text + source.slice(to);
     const line = source.slice(0, from).split('\n').length;
-    const part = source.slice(0, from).match(/(?<=\n\/\/ ## Audit surface: )\w+/g)?.at(-1)?.toLowerCase() ?? '';
+    const part =
+      source
+        .slice(0, from)
+        .match(/(?<=\n\/\/ ## Audit surface: )\w+/g)
+        ?.at(-1)
+        ?.toLowerCase() ?? '';
     const [before = '', after = ''] = [source, mutated].map((code) => code.split('\n')[line - 1]?.trim());
-    if (mutated !== source && before !== '') mutants.set(`${line} ${after.replaceAll(' ', '')}`, { line, part: part === 'keys' ? 'jwk' : part, before, after, source: mutated });
+    if (mutated !== source && before !== '')
+      mutants.set(`${line} ${after.replaceAll(' ', '')}`, {
+        line,
+        part: part === 'keys' ? 'jwk' : part,
+        before,
+        after,
+        source: mutated,
+      });
   }
   return [...mutants.values()].sort((a, b) => a.line - b.line);
 }
@@ -115,7 +171,8 @@ const describe = ({ line, before, after }: Mutant): string => `mcp-auth.ts:${lin
 function makeSandbox(folder: string): string {
   const sandbox = join(folder, 'repository');
   mkdirSync(sandbox, { recursive: true });
-  for (const name of ['package.json', 'mcp-auth.ts', 'cli.ts', 'dist', 'build', 'test', 'examples', 'tsconfig.json']) cpSync(join(root, name), join(sandbox, name), { recursive: true });
+  for (const name of ['package.json', 'mcp-auth.ts', 'cli.ts', 'dist', 'build', 'test', 'examples', 'tsconfig.json'])
+    cpSync(join(root, name), join(sandbox, name), { recursive: true });
   symlinkSync(join(root, 'node_modules'), join(sandbox, 'node_modules'));
   const vectors = join(root, '../shared');
   if (existsSync(vectors)) symlinkSync(vectors, join(folder, 'shared'));
@@ -125,8 +182,15 @@ function makeSandbox(folder: string): string {
 /** Whether the suite passes; its first failure is enough. One that never ends has noticed as well. */
 function passes(sandbox: string, suite: string): Promise<boolean> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, ['--no-warnings', '--test-reporter=tap', suite], { cwd: sandbox, stdio: ['ignore', 'pipe', 'ignore'], timeout: 120_000, killSignal: 'SIGKILL' });
-    child.stdout.setEncoding('utf8').on('data', (lines: string) => { if (/^ *not ok /m.test(lines)) child.kill('SIGKILL'); });
+    const child = spawn(process.execPath, ['--no-warnings', '--test-reporter=tap', suite], {
+      cwd: sandbox,
+      stdio: ['ignore', 'pipe', 'ignore'],
+      timeout: 120_000,
+      killSignal: 'SIGKILL',
+    });
+    child.stdout.setEncoding('utf8').on('data', (lines: string) => {
+      if (/^ *not ok /m.test(lines)) child.kill('SIGKILL');
+    });
     child.once('close', (code) => resolve(code === 0));
   });
 }
@@ -151,14 +215,22 @@ async function tryMutants(mutants: readonly Mutant[], jobs: number): Promise<voi
 
   const work = async (sandbox: string): Promise<void> => {
     for (let mutant = waiting.shift(); mutant; mutant = waiting.shift()) {
-      const code = await transform(mutant.source, { loader: 'ts', format: 'esm', target: 'node20.19', logLevel: 'silent' }).then((result) => result.code, () => undefined);
+      const code = await transform(mutant.source, {
+        loader: 'ts',
+        format: 'esm',
+        target: 'node20.19',
+        logLevel: 'silent',
+      }).then(
+        (result) => result.code,
+        () => undefined,
+      );
       if (code === undefined) {
         counts.noProgram += 1;
         continue;
       }
       writeFileSync(join(sandbox, 'dist/mcp-auth.js'), code);
       let killer: string | undefined;
-      for (const suite of inOrder(mutant)) if (killer === undefined && !await passes(sandbox, suite)) killer = suite;
+      for (const suite of inOrder(mutant)) if (killer === undefined && !(await passes(sandbox, suite))) killer = suite;
       if (killer !== undefined) {
         counts.killed += 1;
         firstTo.set(killer, (firstTo.get(killer) ?? 0) + 1);
@@ -172,12 +244,15 @@ async function tryMutants(mutants: readonly Mutant[], jobs: number): Promise<voi
 
   try {
     const sandboxes = Array.from({ length: jobs }, (_, n) => makeSandbox(join(folder, `${n}`)));
-    for (const suite of SUITES) if (!await passes(sandboxes[0] ?? '', suite)) throw new Error(`${suite} fails without a mutant`);
+    for (const suite of SUITES)
+      if (!(await passes(sandboxes[0] ?? '', suite))) throw new Error(`${suite} fails without a mutant`);
     await Promise.all(sandboxes.map(work));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  console.log(`${mutants.length} mutants: ${counts.killed} killed, ${survived} survived, ${counts.noProgram} no program`);
+  console.log(
+    `${mutants.length} mutants: ${counts.killed} killed, ${survived} survived, ${counts.noProgram} no program`,
+  );
   for (const [suite, count] of firstTo) console.log(`  ${String(count).padStart(5)}  first noticed by ${suite}`);
 }
 
@@ -185,7 +260,8 @@ const text = { type: 'string' } as const;
 const flag = { type: 'boolean' } as const;
 const { values } = parseArgs({ options: { lines: text, jobs: text, list: flag, help: { ...flag, short: 'h' } } });
 const ranges = values.lines?.split(',').map((range) => range.split('-').map(Number));
-const isListed = (line: number): boolean => ranges?.some(([from = NaN, to = from]) => line >= from && line <= to) ?? true;
+const isListed = (line: number): boolean =>
+  ranges?.some(([from = NaN, to = from]) => line >= from && line <= to) ?? true;
 const mutants = listMutants(readFileSync(join(root, 'mcp-auth.ts'), 'utf8')).filter(({ line }) => isListed(line));
 if (values.help) console.log(usage);
 else if (values.list) console.log(`${mutants.map(describe).join('\n')}\n${mutants.length} mutants`);

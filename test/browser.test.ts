@@ -8,7 +8,7 @@ import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
 import { type AuthOptions, getUser, withAuth } from 'mcp-auth-middleware';
 import { type Browser, chromium } from 'playwright-core';
-import { findProgram, keyPair, root, serve } from './support.js';
+import { findProgram, keyPair, root, serve } from './support/support.js';
 
 const program = findProgram('chromium') ?? findProgram('google-chrome');
 const skip = program || process.env.CI ? false : 'chromium is not installed';
@@ -16,11 +16,13 @@ const skip = program || process.env.CI ? false : 'chromium is not installed';
 const html = readFileSync(join(root, 'examples/browser.html'));
 const page: RequestListener = (_req, res) => void res.writeHead(200, { 'Content-Type': 'text/html' }).end(html);
 
-const whoami = toNodeHandler(createMcpHandler(() => {
-  const mcp = new McpServer({ name: 'hello', version: '1.0.0' });
-  mcp.registerTool('whoami', {}, () => ({ content: [{ type: 'text', text: `Hello, ${getUser().name}!` }] }));
-  return mcp;
-}));
+const whoami = toNodeHandler(
+  createMcpHandler(() => {
+    const mcp = new McpServer({ name: 'hello', version: '1.0.0' });
+    mcp.registerTool('whoami', {}, () => ({ content: [{ type: 'text', text: `Hello, ${getUser().name}!` }] }));
+    return mcp;
+  }),
+);
 
 describe('examples/browser.html', { skip }, () => {
   let browser: Browser;
@@ -28,23 +30,36 @@ describe('examples/browser.html', { skip }, () => {
     browser = await chromium.launch({
       executablePath: program ?? 'chromium', // in CI: fails, saying so
       args: [
-        '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-        '--disable-component-update', '--disable-sync',
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-quic',
+        '--no-first-run',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync',
       ],
     });
   });
   after(() => browser?.close());
 
   /** Opens the page, has it ask the server, and returns what it shows with the requests that reached the server. */
-  async function ask(t: TestContext, name: string, options: (pageOrigin: string) => AuthOptions): Promise<{ shown: string; requests: string[]; calls: number }> {
+  async function ask(
+    t: TestContext,
+    name: string,
+    options: (pageOrigin: string) => AuthOptions,
+  ): Promise<{ shown: string; requests: string[]; calls: number }> {
     const { url: pageOrigin } = await serve(t, page);
     const { privateJwk } = await keyPair();
     const requests: string[] = [];
     let calls = 0;
-    const handler = withAuth((req, res) => {
-      calls += 1;
-      return whoami(req, res);
-    }, { keys: { keys: [privateJwk] }, ...options(pageOrigin) });
+    const handler = withAuth(
+      (req, res) => {
+        calls += 1;
+        return whoami(req, res);
+      },
+      { keys: { keys: [privateJwk] }, ...options(pageOrigin) },
+    );
     const { url } = await serve(t, (req, res) => {
       requests.push(`${req.method} ${req.url}`);
       handler(req, res);
@@ -82,7 +97,10 @@ describe('examples/browser.html', { skip }, () => {
   });
 
   it('can read why it is refused', async (t) => {
-    const { shown, requests, calls } = await ask(t, 'Ada', (origin) => ({ cors: { origin: [origin] }, requiredClaims: ['email'] }));
+    const { shown, requests, calls } = await ask(t, 'Ada', (origin) => ({
+      cors: { origin: [origin] },
+      requiredClaims: ['email'],
+    }));
     assert.match(shown, /^Failed: HTTP 403, Bearer error="insufficient_scope".* scope="email"/);
     assert.deepEqual({ requests, calls }, { requests: exchange, calls: 0 });
   });

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
 import { compactDecrypt, JWETokenVerifier, type RsaPrivateJwk, type RsaPublicJwk } from 'mcp-auth-middleware';
-import { keyPair } from './support.js';
-import { base64url, edit, refused, seal, SEGMENTS } from './tokens.js';
+import { keyPair } from './support/support.js';
+import { base64url, edit, refused, seal, SEGMENTS } from './support/tokens.js';
 
 let publicJwk: RsaPublicJwk;
 let privateJwk: RsaPrivateJwk;
@@ -26,7 +26,8 @@ function spell(segment: (typeof SEGMENTS)[number], change: (text: string) => str
 }
 
 const insert = (text: string, addition: string): string => `${text.slice(0, 4)}${addition}${text.slice(4)}`;
-const shiftFirst = (text: string, offset: number): string => String.fromCharCode(text.charCodeAt(0) + offset) + text.slice(1);
+const shiftFirst = (text: string, offset: number): string =>
+  String.fromCharCode(text.charCodeAt(0) + offset) + text.slice(1);
 
 const SPELLINGS: [name: string, change: (text: string) => string][] = [
   ['one = of padding', (text) => `${text}=`],
@@ -44,7 +45,7 @@ const SPELLINGS: [name: string, change: (text: string) => string][] = [
   ['a zero-width space after', (text) => `${text}\u200B`],
   ['an exclamation mark inside', (text) => insert(text, '!')],
   ['a first character that is the right one in its low octet', (text) => shiftFirst(text, 0x100)],
-  ['a full-width first character', (text) => shiftFirst(text, 0xFEE0)],
+  ['a full-width first character', (text) => shiftFirst(text, 0xfee0)],
   ['a percent-encoded first character', (text) => `%${text.charCodeAt(0).toString(16)}${text.slice(1)}`],
 ];
 
@@ -52,20 +53,26 @@ const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 
 describe('base64url', () => {
   it('is accepted where it is canonical', async () => {
-    for (const segment of SEGMENTS) assert.equal((await verifier.verifyToken(spell(segment, (text) => text))).sub, 'ada');
+    for (const segment of SEGMENTS)
+      assert.equal((await verifier.verifyToken(spell(segment, (text) => text))).sub, 'ada');
   });
 
   for (const segment of SEGMENTS) {
     it(`rejects another spelling of the same octets in the ${segment}`, async () => {
-      for (const [name, change] of SPELLINGS) await refused(verifier.verifyToken(spell(segment, change)), 'malformed', name);
+      for (const [name, change] of SPELLINGS)
+        await refused(verifier.verifyToken(spell(segment, change)), 'malformed', name);
     });
   }
 
-  for (const [name, standard, url] of [['plus', '+', '-'], ['slash', '/', '_']] as const) {
+  for (const [name, standard, url] of [
+    ['plus', '+', '-'],
+    ['slash', '/', '_'],
+  ] as const) {
     it(`rejects the ${name} of standard base64`, async () => {
       for (const segment of ['encrypted key', 'iv', 'ciphertext', 'tag'] as const) {
         let token = '';
-        for (let tries = 0; tries < 1000 && !token.includes(standard); tries++) token = spell(segment, (text) => text.replace(url, standard));
+        for (let tries = 0; tries < 1000 && !token.includes(standard); tries++)
+          token = spell(segment, (text) => text.replace(url, standard));
         assert.ok(token.includes(standard), `${segment}: chance gave no ${url} in 1000 tokens`);
         await refused(verifier.verifyToken(token), 'malformed', segment);
       }
@@ -73,16 +80,23 @@ describe('base64url', () => {
       assert.ok(header.includes(url));
       const spelled = header.replace(url, standard);
       const token = seal(publicJwk, { header: Buffer.from(header, 'base64url'), aad: spelled });
-      await refused(verifier.verifyToken(edit(token, 'protected header', () => spelled)), 'malformed', 'protected header');
+      await refused(
+        verifier.verifyToken(edit(token, 'protected header', () => spelled)),
+        'malformed',
+        'protected header',
+      );
     });
   }
 
   it('rejects bits that no octet uses', async () => {
     let tried = 0;
     for (const segment of SEGMENTS) {
-      const unused = [0, undefined, 4, 2][(seal(publicJwk, { header: { typ: 'a' } }).split('.')[SEGMENTS.indexOf(segment)] ?? '').length % 4];
+      const unused = [0, undefined, 4, 2][
+        (seal(publicJwk, { header: { typ: 'a' } }).split('.')[SEGMENTS.indexOf(segment)] ?? '').length % 4
+      ];
       for (let stray = 1; stray < 2 ** (unused ?? 0); stray++) {
-        const change = (text: string): string => text.slice(0, -1) + ALPHABET.charAt(ALPHABET.indexOf(text.slice(-1)) + stray);
+        const change = (text: string): string =>
+          text.slice(0, -1) + ALPHABET.charAt(ALPHABET.indexOf(text.slice(-1)) + stray);
         await refused(verifier.verifyToken(spell(segment, change)), 'malformed', `${segment}, ${stray}`);
         tried++;
       }
@@ -95,7 +109,8 @@ describe('base64url', () => {
   });
 });
 
-const header = (text: string): string => text.replace('{', `{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":${JSON.stringify(publicJwk.kid)},`);
+const header = (text: string): string =>
+  text.replace('{', `{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":${JSON.stringify(publicJwk.kid)},`);
 
 describe('UTF-8', () => {
   const SOUND: [name: string, octets: Buffer][] = [
@@ -106,23 +121,30 @@ describe('UTF-8', () => {
   ];
   const DEFECTIVE: [name: string, octets: Buffer][] = [
     ['a lone continuation octet', Buffer.of(0x80)],
-    ['a truncated character', Buffer.of(0xE2, 0x82)],
-    ['an overlong slash', Buffer.of(0xC0, 0xAF)],
-    ['an overlong NUL', Buffer.of(0xC0, 0x80)],
-    ['an overlong three-octet form', Buffer.of(0xE0, 0x80, 0xAF)],
-    ['a surrogate', Buffer.of(0xED, 0xA0, 0x80)],
-    ['a pair of surrogates (CESU-8)', Buffer.of(0xED, 0xA0, 0xBD, 0xED, 0xB8, 0x80)],
-    ['more than U+10FFFF', Buffer.of(0xF4, 0x90, 0x80, 0x80)],
-    ['an octet that never occurs', Buffer.of(0xFF)],
+    ['a truncated character', Buffer.of(0xe2, 0x82)],
+    ['an overlong slash', Buffer.of(0xc0, 0xaf)],
+    ['an overlong NUL', Buffer.of(0xc0, 0x80)],
+    ['an overlong three-octet form', Buffer.of(0xe0, 0x80, 0xaf)],
+    ['a surrogate', Buffer.of(0xed, 0xa0, 0x80)],
+    ['a pair of surrogates (CESU-8)', Buffer.of(0xed, 0xa0, 0xbd, 0xed, 0xb8, 0x80)],
+    ['more than U+10FFFF', Buffer.of(0xf4, 0x90, 0x80, 0x80)],
+    ['an octet that never occurs', Buffer.of(0xff)],
     ['Latin-1', Buffer.from('é', 'latin1')],
   ];
-  const around = (open: string, octets: Buffer): Buffer => Buffer.concat([Buffer.from(`${open}"`), octets, Buffer.from('"}')]);
+  const around = (open: string, octets: Buffer): Buffer =>
+    Buffer.concat([Buffer.from(`${open}"`), octets, Buffer.from('"}')]);
 
   for (const [name, octets] of SOUND) {
     it(`accepts ${name}`, async () => {
       const expected = octets.toString();
-      assert.equal((await verifier.verifyToken(seal(publicJwk, { plaintext: around('{"name":', octets) })))['name'], expected);
-      const { protectedHeader } = await compactDecrypt(seal(publicJwk, { header: around(header('{"typ":'), octets) }), privateJwk);
+      assert.equal(
+        (await verifier.verifyToken(seal(publicJwk, { plaintext: around('{"name":', octets) })))['name'],
+        expected,
+      );
+      const { protectedHeader } = await compactDecrypt(
+        seal(publicJwk, { header: around(header('{"typ":'), octets) }),
+        privateJwk,
+      );
       assert.equal(protectedHeader.typ, expected);
     });
   }
@@ -147,9 +169,37 @@ describe('UTF-8', () => {
 describe('JSON', () => {
   const NOT_AN_OBJECT = ['', ' ', 'null', 'true', '1', '"text"', '[]', '[{"sub":"ada"}]', 'NaN', 'undefined'];
   const NOT_JSON = [
-    '{', '}', '{"a":1', '{"a":1}}', '{"a":1}{"a":1}', '{"a":1}x', '{"a":1},', '{"a":1,}', '{"a"}', '{a:1}', "{'a':1}", '{"a":01}', '{"a":+1}', '{"a":.5}', '{"a":1.}',
-    '{"a":0x10}', '{"a":NaN}', '{"a":Infinity}', '{"a":-Infinity}', '{"a":undefined}', '{"a":1/**/}', '{"a":1}//', '{"a":"\t"}', '{"a":"\0"}', '{"a":"\\x41"}', '{"a":"\\u12"}',
-    '{"a":True}', '{"a":[1,]}', '{"a":[1 2]}', '{\u00A0"a":1}', '{"a":1}\0',
+    '{',
+    '}',
+    '{"a":1',
+    '{"a":1}}',
+    '{"a":1}{"a":1}',
+    '{"a":1}x',
+    '{"a":1},',
+    '{"a":1,}',
+    '{"a"}',
+    '{a:1}',
+    "{'a':1}",
+    '{"a":01}',
+    '{"a":+1}',
+    '{"a":.5}',
+    '{"a":1.}',
+    '{"a":0x10}',
+    '{"a":NaN}',
+    '{"a":Infinity}',
+    '{"a":-Infinity}',
+    '{"a":undefined}',
+    '{"a":1/**/}',
+    '{"a":1}//',
+    '{"a":"\t"}',
+    '{"a":"\0"}',
+    '{"a":"\\x41"}',
+    '{"a":"\\u12"}',
+    '{"a":True}',
+    '{"a":[1,]}',
+    '{"a":[1 2]}',
+    '{\u00A0"a":1}',
+    '{"a":1}\0',
   ];
   const SPACED = [' {"typ":"a"}', '{"typ":"a"} ', '\t\r\n{ "typ" : "a" }\n'];
 
@@ -163,20 +213,33 @@ describe('JSON', () => {
   for (const text of SPACED) {
     it(`accepts white space around JSON: ${JSON.stringify(text)}`, async () => {
       assert.equal((await verifier.verifyToken(seal(publicJwk, { plaintext: text })))['typ'], 'a');
-      assert.equal((await compactDecrypt(seal(publicJwk, { header: header(text) }), privateJwk)).protectedHeader.typ, 'a');
+      assert.equal(
+        (await compactDecrypt(seal(publicJwk, { header: header(text) }), privateJwk)).protectedHeader.typ,
+        'a',
+      );
     });
   }
 
   // RFC 7516 §4 and RFC 7519 §4 leave two ways: refuse, or take the last. What must not be is that two readers see two tokens.
   it('takes the last of two members with one name, in header and claims', async () => {
     const twice = `{"alg":"none","kid":"other","alg":"RSA-OAEP-256","enc":"A128GCM","enc":"A256GCM","kid":${JSON.stringify(publicJwk.kid)}}`;
-    const user = await verifier.verifyToken(seal(publicJwk, { header: twice, plaintext: '{"sub":"eve","sub":"ada","exp":1,"exp":99999999999}' }));
+    const user = await verifier.verifyToken(
+      seal(publicJwk, { header: twice, plaintext: '{"sub":"eve","sub":"ada","exp":1,"exp":99999999999}' }),
+    );
     assert.deepEqual({ ...user }, { sub: 'ada', exp: 99999999999 });
     for (const reversed of [
       `{"alg":"RSA-OAEP-256","alg":"none","enc":"A256GCM"}`,
       `{"alg":"RSA-OAEP-256","enc":"A256GCM","enc":"A128GCM"}`,
-    ]) await refused(verifier.verifyToken(seal(publicJwk, { header: reversed })), 'malformed', reversed);
-    await refused(verifier.verifyToken(seal(publicJwk, { header: `{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":${JSON.stringify(publicJwk.kid)},"kid":"other"}` })), 'unknown_key');
+    ])
+      await refused(verifier.verifyToken(seal(publicJwk, { header: reversed })), 'malformed', reversed);
+    await refused(
+      verifier.verifyToken(
+        seal(publicJwk, {
+          header: `{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":${JSON.stringify(publicJwk.kid)},"kid":"other"}`,
+        }),
+      ),
+      'unknown_key',
+    );
     await refused(verifier.verifyToken(seal(publicJwk, { plaintext: '{"exp":99999999999,"exp":1}' })), 'expired');
   });
 });

@@ -1,9 +1,18 @@
 // The claims of an authentic token: their types, the seconds at which they begin and end, and the object they become.
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { type Auth, type AuthUser, encryptToken, JWETokenVerifier, type JwkSet, type RefusalReason, type RsaPublicJwk, type VerifierOptions } from 'mcp-auth-middleware';
-import { keyPair } from './support.js';
-import { type Content, keyRefused, refused, seal, untyped } from './tokens.js';
+import {
+  type Auth,
+  type AuthUser,
+  encryptToken,
+  JWETokenVerifier,
+  type JwkSet,
+  type RefusalReason,
+  type RsaPublicJwk,
+  type VerifierOptions,
+} from 'mcp-auth-middleware';
+import { keyPair } from './support/support.js';
+import { type Content, keyRefused, refused, seal, untyped } from './support/tokens.js';
 
 const NOW = 1_700_000_000;
 let keys: JwkSet;
@@ -14,9 +23,12 @@ before(async () => {
   keys = { keys: [pair.privateJwk] };
 });
 
-const verifierAt = (now: number, options: VerifierOptions = {}): JWETokenVerifier => new JWETokenVerifier({ keys, now: () => now, ...options });
-const verify = (claims: Content, options: VerifierOptions = {}, now = NOW): Promise<AuthUser> => verifierAt(now, options).verifyToken(seal(publicJwk, { plaintext: claims }));
-const authenticate = (claims: Content, options: VerifierOptions = {}): Promise<Auth> => verifierAt(NOW, options).authenticate(seal(publicJwk, { plaintext: claims }));
+const verifierAt = (now: number, options: VerifierOptions = {}): JWETokenVerifier =>
+  new JWETokenVerifier({ keys, now: () => now, ...options });
+const verify = (claims: Content, options: VerifierOptions = {}, now = NOW): Promise<AuthUser> =>
+  verifierAt(now, options).verifyToken(seal(publicJwk, { plaintext: claims }));
+const authenticate = (claims: Content, options: VerifierOptions = {}): Promise<Auth> =>
+  verifierAt(NOW, options).authenticate(seal(publicJwk, { plaintext: claims }));
 
 describe('the types of registered claims', () => {
   const WRONG: Record<string, unknown[]> = {
@@ -29,14 +41,37 @@ describe('the types of registered claims', () => {
     aud: [1, null, true, {}, [1], ['a', 1], [['a']], [null], ['a', undefined]],
   };
   const RIGHT: object[] = [
-    {}, { exp: NOW + 1 }, { exp: NOW + 0.5 }, { exp: 1e300 }, { nbf: -1 }, { nbf: 0, iat: 0 }, { iat: NOW - 0.25 }, { iss: '' }, { sub: '' }, { sub: 'ada', jti: 'a' }, { aud: '' }, { aud: 'a' }, { aud: [] }, { aud: ['a', 'b'] },
+    {},
+    { exp: NOW + 1 },
+    { exp: NOW + 0.5 },
+    { exp: 1e300 },
+    { nbf: -1 },
+    { nbf: 0, iat: 0 },
+    { iat: NOW - 0.25 },
+    { iss: '' },
+    { sub: '' },
+    { sub: 'ada', jti: 'a' },
+    { aud: '' },
+    { aud: 'a' },
+    { aud: [] },
+    { aud: ['a', 'b'] },
     { scope: 1, scp: { a: 1 }, azp: null, client_id: [] },
   ];
-  for (const claims of RIGHT) it(`are fine in ${JSON.stringify(claims)}`, async () => assert.equal(JSON.stringify(await verify(claims)), JSON.stringify(claims)));
+  for (const claims of RIGHT)
+    it(`are fine in ${JSON.stringify(claims)}`, async () =>
+      assert.equal(JSON.stringify(await verify(claims)), JSON.stringify(claims)));
   for (const [name, values] of Object.entries(WRONG)) {
-    for (const value of values) it(`are not in ${JSON.stringify({ [name]: value })}`, () => refused(verify({ [name]: value }), 'claims'));
+    for (const value of values)
+      it(`are not in ${JSON.stringify({ [name]: value })}`, () => refused(verify({ [name]: value }), 'claims'));
   }
-  for (const text of ['{"exp":1e999}', '{"exp":-1e999}', '{"nbf":-1e999}', '{"iat":-1e999}', '{"any":1e999}', '{"any":[{"deep":-1e999}]}']) {
+  for (const text of [
+    '{"exp":1e999}',
+    '{"exp":-1e999}',
+    '{"nbf":-1e999}',
+    '{"iat":-1e999}',
+    '{"any":1e999}',
+    '{"any":[{"deep":-1e999}]}',
+  ]) {
     it(`are not where a number is more than JSON can carry: ${text}`, () => refused(verify(text), 'claims'));
   }
 });
@@ -87,7 +122,7 @@ describe('times', () => {
   for (const [name, claims, options, at, outcome] of CASES) {
     it(`${name}: ${JSON.stringify({ ...claims, ...options })} at ${at - NOW} s is ${outcome}`, async () => {
       const result = verify(claims, options, at);
-      if (outcome === 'accepted') assert.deepEqual({ ...await result }, claims);
+      if (outcome === 'accepted') assert.deepEqual({ ...(await result) }, claims);
       else await refused(result, outcome);
     });
   }
@@ -97,7 +132,15 @@ describe('times', () => {
       let now = NOW;
       const verifier = new JWETokenVerifier({ keys, now: () => now, cache, clockTolerance: 0, maxTokenAge: 100 });
       const token = seal(publicJwk, { plaintext: { nbf: NOW + 10, iat: NOW, exp: NOW + 20 } });
-      for (const [at, outcome] of [[0, 'not_yet_valid'], [10, undefined], [19.9, undefined], [20, 'expired'], [9, 'not_yet_valid'], [15, undefined], [21, 'expired']] as const) {
+      for (const [at, outcome] of [
+        [0, 'not_yet_valid'],
+        [10, undefined],
+        [19.9, undefined],
+        [20, 'expired'],
+        [9, 'not_yet_valid'],
+        [15, undefined],
+        [21, 'expired'],
+      ] as const) {
         now = NOW + at;
         if (outcome) await refused(verifier.verifyToken(token), outcome, `at ${at}`);
         else assert.equal((await verifier.verifyToken(token)).exp, NOW + 20, `at ${at}`);
@@ -105,21 +148,43 @@ describe('times', () => {
     }
   });
   for (const clockTolerance of [-1, 301, NaN, Infinity, '30', null]) {
-    it(`refuse a tolerance of ${String(clockTolerance)}`, () => keyRefused(() => verifierAt(NOW, untyped({ clockTolerance })), 'option', /"clockTolerance".*0 to 300/));
+    it(`refuse a tolerance of ${String(clockTolerance)}`, () =>
+      keyRefused(() => verifierAt(NOW, untyped({ clockTolerance })), 'option', /"clockTolerance".*0 to 300/));
   }
   for (const maxTokenAge of [0, -1, NaN, Infinity, '60', null]) {
-    it(`refuse a maximal age of ${String(maxTokenAge)}`, () => keyRefused(() => verifierAt(NOW, untyped({ maxTokenAge })), 'option', /"maxTokenAge"/));
+    it(`refuse a maximal age of ${String(maxTokenAge)}`, () =>
+      keyRefused(() => verifierAt(NOW, untyped({ maxTokenAge })), 'option', /"maxTokenAge"/));
   }
 });
 
 describe('the audience', () => {
   const CASES: [aud: unknown, audience: string | string[] | undefined, accepted: boolean][] = [
-    [undefined, undefined, true], ['any', undefined, true], [['any'], undefined, true],
-    ['us', 'us', true], ['us', ['them', 'us'], true], [['them', 'us'], 'us', true], [['a', 'us'], ['us', 'b'], true],
-    [undefined, 'us', false], ['', 'us', false], [[], 'us', false], ['them', 'us', false], [['a', 'b'], ['us', 'c'], false],
-    ['US', 'us', false], ['us ', 'us', false], ['us/', 'us', false], ['u', 'us', false], ['usa', 'us', false], ['them us', 'us', false], ['them,us', 'us', false], ['*', 'us', false],
-    ['https://us.example/mcp', 'https://us.example/mcp', true], ['https://us.example/mcp/', 'https://us.example/mcp', false], ['https://us.example', 'https://us.example/mcp', false],
-    [['length'], 'us', false], ['0', ['us'], false], ['__proto__', 'us', false],
+    [undefined, undefined, true],
+    ['any', undefined, true],
+    [['any'], undefined, true],
+    ['us', 'us', true],
+    ['us', ['them', 'us'], true],
+    [['them', 'us'], 'us', true],
+    [['a', 'us'], ['us', 'b'], true],
+    [undefined, 'us', false],
+    ['', 'us', false],
+    [[], 'us', false],
+    ['them', 'us', false],
+    [['a', 'b'], ['us', 'c'], false],
+    ['US', 'us', false],
+    ['us ', 'us', false],
+    ['us/', 'us', false],
+    ['u', 'us', false],
+    ['usa', 'us', false],
+    ['them us', 'us', false],
+    ['them,us', 'us', false],
+    ['*', 'us', false],
+    ['https://us.example/mcp', 'https://us.example/mcp', true],
+    ['https://us.example/mcp/', 'https://us.example/mcp', false],
+    ['https://us.example', 'https://us.example/mcp', false],
+    [['length'], 'us', false],
+    ['0', ['us'], false],
+    ['__proto__', 'us', false],
   ];
   for (const [aud, audience, accepted] of CASES) {
     it(`${JSON.stringify(aud) ?? 'none'} ${accepted ? 'is' : 'is not'} for ${JSON.stringify(audience) ?? 'whoever asks for none'}`, async () => {
@@ -136,16 +201,22 @@ describe('the audience', () => {
     await refused(verifier.verifyToken(seal(publicJwk, { plaintext: { aud: 'them' } })), 'audience');
   });
   for (const audience of ['', [], [''], ['a', ''], 1, [1], null, {}]) {
-    it(`refuses ${JSON.stringify(audience)} as an option`, () => keyRefused(() => verifierAt(NOW, untyped({ audience })), 'option', /"audience"/));
+    it(`refuses ${JSON.stringify(audience)} as an option`, () =>
+      keyRefused(() => verifierAt(NOW, untyped({ audience })), 'option', /"audience"/));
   }
 });
 
 describe('the size of claims', () => {
   /** An object of so many levels, itself the first. */
-  const deep = (levels: number, open: string, close: string): string => `{"a":${open.repeat(levels - 1)}${close.repeat(levels - 1)}}`;
+  const deep = (levels: number, open: string, close: string): string =>
+    `{"a":${open.repeat(levels - 1)}${close.repeat(levels - 1)}}`;
   it('may be 32 levels deep and not 33', async () => {
-    for (const [open, close] of [['[', ']'], ['{"a":', '}']] as const) {
-      const text = (levels: number): string => (open === '[' ? deep(levels, open, close) : `${open.repeat(levels)}1${close.repeat(levels)}`);
+    for (const [open, close] of [
+      ['[', ']'],
+      ['{"a":', '}'],
+    ] as const) {
+      const text = (levels: number): string =>
+        open === '[' ? deep(levels, open, close) : `${open.repeat(levels)}1${close.repeat(levels)}`;
       assert.ok(await verify(text(32)));
       await refused(verify(text(33)), 'claims', open);
       await refused(verify(text(1000)), 'claims', open);
@@ -153,8 +224,10 @@ describe('the size of claims', () => {
   });
   it('may be 1,000 values and not 1,001, the claims object the first', async () => {
     const list = (values: number): string => JSON.stringify({ a: Array.from({ length: values - 2 }, () => 1) });
-    const object = (values: number): string => JSON.stringify(Object.fromEntries(Array.from({ length: values - 1 }, (_, index) => [`c${index}`, null])));
-    const nested = (values: number): string => JSON.stringify({ a: Array.from({ length: (values - 2) / 2 }, () => [true]) });
+    const object = (values: number): string =>
+      JSON.stringify(Object.fromEntries(Array.from({ length: values - 1 }, (_, index) => [`c${index}`, null])));
+    const nested = (values: number): string =>
+      JSON.stringify({ a: Array.from({ length: (values - 2) / 2 }, () => [true]) });
     for (const make of [list, object]) {
       assert.ok(await verify(make(1000)));
       await refused(verify(make(1001)), 'claims');
@@ -173,9 +246,33 @@ describe('claimsMember', () => {
   const options = { claimsMember: 'data', audience: 'us' };
   const outside = { aud: 'us', exp: NOW + 100, iat: NOW };
   it('takes user, sub and scopes from the member, times, iss and aud from outside', async () => {
-    const auth = await authenticate({ ...outside, iss: 'outer', sub: 'eve', scope: 'outer', data: { sub: 'ada', name: 'Ada', scope: 'a b', exp: 1, nbf: NOW + 1000, iat: NOW + 1000, aud: 'them', iss: 'inner' } }, options);
-    assert.deepEqual({ ...auth.user }, { sub: 'ada', name: 'Ada', scope: 'a b', exp: 1, nbf: NOW + 1000, iat: NOW + 1000, aud: 'them', iss: 'inner' });
-    assert.deepEqual([auth.scopes, auth.expiresAt, auth.signed, auth.issuer], [['a', 'b'], NOW + 100, false, undefined]);
+    const auth = await authenticate(
+      {
+        ...outside,
+        iss: 'outer',
+        sub: 'eve',
+        scope: 'outer',
+        data: {
+          sub: 'ada',
+          name: 'Ada',
+          scope: 'a b',
+          exp: 1,
+          nbf: NOW + 1000,
+          iat: NOW + 1000,
+          aud: 'them',
+          iss: 'inner',
+        },
+      },
+      options,
+    );
+    assert.deepEqual(
+      { ...auth.user },
+      { sub: 'ada', name: 'Ada', scope: 'a b', exp: 1, nbf: NOW + 1000, iat: NOW + 1000, aud: 'them', iss: 'inner' },
+    );
+    assert.deepEqual(
+      [auth.scopes, auth.expiresAt, auth.signed, auth.issuer],
+      [['a', 'b'], NOW + 100, false, undefined],
+    );
   });
   const REFUSED: [name: string, claims: object, reason: RefusalReason][] = [
     ['no member', {}, 'claims'],
@@ -189,19 +286,33 @@ describe('claimsMember', () => {
     ['aud only inside', { aud: undefined, data: { aud: 'us' } }, 'audience'],
     ['exp outside of the wrong type', { exp: '1', data: {} }, 'claims'],
   ];
-  for (const [name, claims, reason] of REFUSED) it(`is refused: ${name}`, () => refused(verify({ ...outside, ...claims }, options), reason));
+  for (const [name, claims, reason] of REFUSED)
+    it(`is refused: ${name}`, () => refused(verify({ ...outside, ...claims }, options), reason));
   it('is not looked for among what objects inherit', async () => {
-    for (const claimsMember of ['constructor', '__proto__', 'toString']) await refused(verify({ sub: 'ada' }, { claimsMember }), 'claims', claimsMember);
+    for (const claimsMember of ['constructor', '__proto__', 'toString'])
+      await refused(verify({ sub: 'ada' }, { claimsMember }), 'claims', claimsMember);
     assert.equal((await verify('{"__proto__":{"sub":"ada"}}', { claimsMember: '__proto__' })).sub, 'ada');
   });
 });
 
 describe('scopes', () => {
   const CASES: [claims: object, scopes: string[]][] = [
-    [{}, []], [{ scope: 'a' }, ['a']], [{ scope: 'a b  c ' }, ['a', 'b', 'c']], [{ scope: '' }, []], [{ scp: 'a b' }, ['a', 'b']], [{ scp: ['a', 'b c'] }, ['a', 'b c']],
-    [{ scope: 'a', scp: ['b'] }, ['a']], [{ scope: ['a'], scp: 'b' }, ['b']], [{ scope: 1 }, []], [{ scope: null, scp: null }, []], [{ scp: ['a', 1, null, ''] }, ['a']], [{ scp: { a: 1 } }, []],
+    [{}, []],
+    [{ scope: 'a' }, ['a']],
+    [{ scope: 'a b  c ' }, ['a', 'b', 'c']],
+    [{ scope: '' }, []],
+    [{ scp: 'a b' }, ['a', 'b']],
+    [{ scp: ['a', 'b c'] }, ['a', 'b c']],
+    [{ scope: 'a', scp: ['b'] }, ['a']],
+    [{ scope: ['a'], scp: 'b' }, ['b']],
+    [{ scope: 1 }, []],
+    [{ scope: null, scp: null }, []],
+    [{ scp: ['a', 1, null, ''] }, ['a']],
+    [{ scp: { a: 1 } }, []],
   ];
-  for (const [claims, scopes] of CASES) it(`of ${JSON.stringify(claims)} are ${JSON.stringify(scopes)}`, async () => assert.deepEqual((await authenticate(claims)).scopes, scopes));
+  for (const [claims, scopes] of CASES)
+    it(`of ${JSON.stringify(claims)} are ${JSON.stringify(scopes)}`, async () =>
+      assert.deepEqual((await authenticate(claims)).scopes, scopes));
 });
 
 describe('the user', () => {
@@ -211,7 +322,8 @@ describe('the user', () => {
     yield value;
     for (const member of Object.values(value)) yield* objects(member);
   }
-  const text = '{"sub":"ada","address":{"lines":[{"a":1},[2]],"geo":null},"aud":["a","b"],"__proto__":{"admin":true},"constructor":{"prototype":{"admin":true}},"toString":"x","hasOwnProperty":1,"then":2}';
+  const text =
+    '{"sub":"ada","address":{"lines":[{"a":1},[2]],"geo":null},"aud":["a","b"],"__proto__":{"admin":true},"constructor":{"prototype":{"admin":true}},"toString":"x","hasOwnProperty":1,"then":2}';
 
   it('is frozen at every depth, and so is what is known beside it', async () => {
     const auth = await authenticate(text);
@@ -223,7 +335,8 @@ describe('the user', () => {
     assert.throws(() => untyped<string[]>(auth.scopes).push('admin'), TypeError);
   });
   it('has no prototype at any depth, so that a missing claim is undefined whatever its name', async () => {
-    for (const object of objects(await verify({ address: { a: {} } }))) assert.equal(Object.getPrototypeOf(object), null);
+    for (const object of objects(await verify({ address: { a: {} } })))
+      assert.equal(Object.getPrototypeOf(object), null);
     for (const name of ['constructor', '__proto__', 'toString', 'hasOwnProperty', 'valueOf', 'then']) {
       assert.equal((await verify({}))[name], undefined, name);
       assert.ok(!(name in untyped<object>(await verify({}))), name);
@@ -245,7 +358,16 @@ describe('the user', () => {
     for (const user of [first, second]) assert.equal(JSON.stringify(user), text);
   });
   it('holds all of Unicode, every JSON type and long numbers as JSON gives them', async () => {
-    const claims = { emoji: '👩‍💻', nul: '\0', lone: '\uD800', zero: -0, big: 12345678901234567890, small: 5e-324, list: [true, false, null, '', []], object: {} };
+    const claims = {
+      emoji: '👩‍💻',
+      nul: '\0',
+      lone: '\uD800',
+      zero: -0,
+      big: 12345678901234567890,
+      small: 5e-324,
+      list: [true, false, null, '', []],
+      object: {},
+    };
     const token = await encryptToken(claims, publicJwk, { expiresIn: null });
     const { iat: _iat, ...user } = await new JWETokenVerifier({ keys }).verifyToken(token);
     assert.equal(JSON.stringify(user), JSON.stringify(claims));

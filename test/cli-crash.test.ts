@@ -4,7 +4,7 @@ import { linkSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { publicJwks, type JwkSet } from 'mcp-auth-middleware';
-import { contents, folder, mcp, mcpUnder, mode, without } from './command.js';
+import { contents, folder, mcp, mcpUnder, mode, without } from './support/command.js';
 
 const home = folder({ after });
 const keys = join(home, '.keys');
@@ -23,7 +23,11 @@ function check(path: string, replaced: boolean): 'old' | 'new' | 'none' {
   const files = contents(join(path, '.keys'));
   const { 'mcp-private.json': privateText, 'mcp-public.json': publicText } = files;
   if (privateText === undefined) {
-    assert.deepEqual([replaced, publicText], [false, undefined], 'a private key must never be missing while it is replaced');
+    assert.deepEqual(
+      [replaced, publicText],
+      [false, undefined],
+      'a private key must never be missing while it is replaced',
+    );
     return 'none';
   }
   const set: JwkSet = JSON.parse(privateText);
@@ -35,10 +39,22 @@ function check(path: string, replaced: boolean): 'old' | 'new' | 'none' {
   return privateText === old['mcp-private.json'] ? 'old' : 'new';
 }
 
-const below = (action: string, call: string, when: number): string[] => ['strace', '-qq', '-o', '/dev/null', '-e', `inject=${call}:${action}:when=${when}`];
+const below = (action: string, call: string, when: number): string[] => [
+  'strace',
+  '-qq',
+  '-o',
+  '/dev/null',
+  '-e',
+  `inject=${call}:${action}:when=${when}`,
+];
 
 describe('killed', { skip: without('strace'), concurrency: 2 }, () => {
-  const points: [call: string, count: number][] = [['fsync', 4], ['?link,?linkat', 2], ['?rename,?renameat,?renameat2', 4], ['?unlink,?unlinkat', 4]];
+  const points: [call: string, count: number][] = [
+    ['fsync', 4],
+    ['?link,?linkat', 2],
+    ['?rename,?renameat,?renameat2', 4],
+    ['?unlink,?unlinkat', 4],
+  ];
   for (const args of [[...make], [...make, '-f']]) {
     const replaced = args.includes('-f');
     for (const [call, count] of points) {
@@ -68,7 +84,11 @@ describe('killed', { skip: without('strace'), concurrency: 2 }, () => {
 describe('refused by the disk', { skip: without('strace'), concurrency: 2 }, () => {
   for (const args of [[...make], [...make, '-f']]) {
     const replaced = args.includes('-f');
-    for (const [call, error] of [['fsync', 'EIO'], ['?link,?linkat', 'ENOSPC'], ['?rename,?renameat,?renameat2', 'EIO']] as const) {
+    for (const [call, error] of [
+      ['fsync', 'EIO'],
+      ['?link,?linkat', 'ENOSPC'],
+      ['?rename,?renameat,?renameat2', 'EIO'],
+    ] as const) {
       if (!replaced && call.includes('rename')) continue;
       test(`${replaced ? 'generate -f' : 'generate'} that fails at any ${call.replaceAll('?', '')} changes nothing`, async (t) => {
         let failures = 0;
@@ -79,10 +99,16 @@ describe('refused by the disk', { skip: without('strace'), concurrency: 2 }, () 
           if (/new keys are in place/.test(stderr)) break; // from here on it is the old key that is being destroyed
           failures += 1;
           assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
-          assert.match(stderr, /^error: cannot write to \.keys: (i\/o error|no space left on device); nothing was changed\n$/);
+          assert.match(
+            stderr,
+            /^error: cannot write to \.keys: (i\/o error|no space left on device); nothing was changed\n$/,
+          );
           assert.deepEqual(contents(join(path, '.keys')), replaced ? old : {});
         }
-        assert.ok(failures >= (call === 'fsync' ? 3 : replaced && call.includes('link') ? 1 : 2), `${failures} failures`);
+        assert.ok(
+          failures >= (call === 'fsync' ? 3 : replaced && call.includes('link') ? 1 : 2),
+          `${failures} failures`,
+        );
       });
     }
   }
@@ -91,7 +117,10 @@ describe('refused by the disk', { skip: without('strace'), concurrency: 2 }, () 
 test('a file that may not grow changes nothing', async (t) => {
   const path = folder(t, keys);
   const { code, stderr } = await mcpUnder(path, ['sh', '-c', 'ulimit -f 0; exec "$@"', 'sh'], [...make, '-f']);
-  assert.deepEqual({ code, stderr }, { code: 1, stderr: 'error: cannot write to .keys: file too large; nothing was changed\n' });
+  assert.deepEqual(
+    { code, stderr },
+    { code: 1, stderr: 'error: cannot write to .keys: file too large; nothing was changed\n' },
+  );
   assert.deepEqual(contents(join(path, '.keys')), old);
 });
 
@@ -108,7 +137,8 @@ describe('at once', () => {
     const path = folder(t);
     const runs = await Promise.all(Array.from({ length: 6 }, () => mcp(path, make)));
     assert.deepEqual(runs.map(({ code }) => code).sort(), [0, 1, 1, 1, 1, 1]);
-    for (const { code, stderr } of runs) if (code !== 0) assert.match(stderr, /^error: keys already exist: \.keys\/mcp-private\.json/);
+    for (const { code, stderr } of runs)
+      if (code !== 0) assert.match(stderr, /^error: keys already exist: \.keys\/mcp-private\.json/);
     assert.equal(check(path, true), 'new');
     assert.deepEqual(readdirSync(join(path, '.keys')), names);
   });
@@ -117,7 +147,10 @@ describe('at once', () => {
     const path = folder(t, keys);
     linkSync(join(path, '.keys/mcp-private.json'), join(path, 'old'));
     const runs = await Promise.all(Array.from({ length: 6 }, () => mcp(path, [...make, '-f'])));
-    assert.deepEqual(runs.map(({ code, stderr }) => [code, stderr.replace(/^warning: .*\(hard links\).*\n/gm, '')]), runs.map(() => [0, '']));
+    assert.deepEqual(
+      runs.map(({ code, stderr }) => [code, stderr.replace(/^warning: .*\(hard links\).*\n/gm, '')]),
+      runs.map(() => [0, '']),
+    );
     assert.equal(check(path, true), 'new');
     assert.deepEqual(readdirSync(join(path, '.keys')), names);
     assert.ok(readFileSync(join(path, 'old')).every((octet) => octet === 0));
@@ -126,10 +159,15 @@ describe('at once', () => {
   test('two runs with -f whose steps interleave leave a pair that fits', { skip: without('strace') }, async (t) => {
     const path = folder(t, keys);
     // One of them sleeps before the rename of its public key, and the other overtakes it.
-    const slow = mcpUnder(path, ['strace', '-qq', '-o', '/dev/null', '-e', 'inject=?rename,?renameat,?renameat2:delay_enter=1500000:when=3'], [...make, '-f']);
+    const slow = mcpUnder(
+      path,
+      ['strace', '-qq', '-o', '/dev/null', '-e', 'inject=?rename,?renameat,?renameat2:delay_enter=1500000:when=3'],
+      [...make, '-f'],
+    );
     let ended = false;
     void slow.finally(() => (ended = true));
-    while (!ended && readFileSync(join(path, '.keys/mcp-private.json'), 'utf8') === old['mcp-private.json']) await new Promise((resolve) => setTimeout(resolve, 10));
+    while (!ended && readFileSync(join(path, '.keys/mcp-private.json'), 'utf8') === old['mcp-private.json'])
+      await new Promise((resolve) => setTimeout(resolve, 10));
     const fast = await mcp(path, [...make, '-f']);
     assert.equal(fast.code, 0, fast.stderr);
     const overtaken = readFileSync(join(path, '.keys/mcp-private.json'), 'utf8');

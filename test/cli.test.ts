@@ -2,14 +2,23 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { compactVerify, decodeProtectedHeader, importJWK } from 'jose';
 import { compactDecrypt, jwkThumbprint, publicJwks, type JwkSet } from 'mcp-auth-middleware';
 import { parse } from 'yaml';
-import { bound, cli, contents, folder, mcp, mcpUnder, mode, without } from './command.js';
-import { root, run, serve } from './support.js';
+import { bound, cli, contents, folder, mcp, mcpUnder, mode, without } from './support/command.js';
+import { root, run, serve } from './support/support.js';
 
 // One 2048-bit pair, which tests copy: making keys is what takes the time.
 const home = folder({ after });
@@ -24,7 +33,8 @@ before(async () => {
 });
 
 const privateMembers = /"(d|p|q|dp|dq|qi|oth|k)"/;
-const generated = 'Keys generated (JWKS format):\n  Private: .keys/mcp-private.json\n  Public:  .keys/mcp-public.json\n';
+const generated =
+  'Keys generated (JWKS format):\n  Private: .keys/mcp-private.json\n  Public:  .keys/mcp-public.json\n';
 
 describe('arguments', { concurrency: 2 }, () => {
   const wrong: [args: string[], message: RegExp][] = [
@@ -61,16 +71,31 @@ describe('arguments', { concurrency: 2 }, () => {
     [['token', '--claim', 'x'], /^error: --claim is NAME=VALUE\n/],
     [['token', '--claim', '=x'], /^error: --claim is NAME=VALUE\n/],
     [['token', '--claim', 'a=1', '--claim', 'a=2'], /^error: --claim a is given twice\n/],
-    [['token', '--claim', 'exp=1'], /^error: --claim gives text and exp is a number: use --claims FILE, or --ttl for exp\n/],
+    [
+      ['token', '--claim', 'exp=1'],
+      /^error: --claim gives text and exp is a number: use --claims FILE, or --ttl for exp\n/,
+    ],
     [['token', '--ttl', '0s'], /^error: --ttl is more than 0s\n/],
-    ...['0', '', '1', '1w', '1.5h', '-1h', '1h30m', ' 1h', '1H', '9999999999s'].map((ttl): [string[], RegExp] => [['token', `--ttl=${ttl}`], /^error: --ttl (is a duration|needs a value)/]),
+    ...['0', '', '1', '1w', '1.5h', '-1h', '1h30m', ' 1h', '1H', '9999999999s'].map((ttl): [string[], RegExp] => [
+      ['token', `--ttl=${ttl}`],
+      /^error: --ttl (is a duration|needs a value)/,
+    ]),
     [['token', '--key', 'x', '--url', 'https://example.com'], /^error: --key and --url/],
     [['token', '--key', '-', '--claims', '-'], /^error: only one file can be standard input\n/],
     [['token', '--sign', 'x'], /^error: --sign, --issuer and --audience go together\n/],
     [['token', '--issuer', 'x', '--audience', 'x'], /^error: --sign, --issuer and --audience go together\n/],
-    ...['http://example.com/', 'http://localhost.example.com/', 'http://127.0.0.1.example.com', 'http://[::2]/', 'file:///etc/passwd', 'ftp://localhost/', 'data:application/json,{}'].map(
-      (url): [string[], RegExp] => [['token', '--url', url], /^error: --url is https; http is for this machine only\n/],
-    ),
+    ...[
+      'http://example.com/',
+      'http://localhost.example.com/',
+      'http://127.0.0.1.example.com',
+      'http://[::2]/',
+      'file:///etc/passwd',
+      'ftp://localhost/',
+      'data:application/json,{}',
+    ].map((url): [string[], RegExp] => [
+      ['token', '--url', url],
+      /^error: --url is https; http is for this machine only\n/,
+    ]),
     [['token', '--url', 'nonsense'], /^error: --url 'nonsense' is not a URL\n/],
     [['token', '--url', 'https://me:pw@example.com/'], /^error: --url takes no user and password\n/],
   ];
@@ -84,7 +109,16 @@ describe('arguments', { concurrency: 2 }, () => {
     });
   }
 
-  for (const form of [['-o', 'some keys'], ['-osome keys'], ['-o=some keys'], ['--output', 'some keys'], ['--output=some keys'], ['--out', 'some keys'], ['-qosome keys'], ['-q', '-o', './some keys/']]) {
+  for (const form of [
+    ['-o', 'some keys'],
+    ['-osome keys'],
+    ['-o=some keys'],
+    ['--output', 'some keys'],
+    ['--output=some keys'],
+    ['--out', 'some keys'],
+    ['-qosome keys'],
+    ['-q', '-o', './some keys/'],
+  ]) {
     test(`takes ${JSON.stringify(form)}`, async (t) => {
       const home = folder(t);
       mkdirSync(join(home, 'some keys'));
@@ -97,7 +131,10 @@ describe('arguments', { concurrency: 2 }, () => {
   test('takes options after an operand, and everything after -- as operand', async (t) => {
     const home = folder(t);
     copyFileSync(join(keys, 'mcp-private.json'), join(home, '--all'));
-    for (const args of [['./--all', '-q'], ['-q', '--', '--all']]) {
+    for (const args of [
+      ['./--all', '-q'],
+      ['-q', '--', '--all'],
+    ]) {
       const { code, stdout } = await mcp(home, ['public', ...args]);
       assert.deepEqual([code, JSON.parse(stdout)], [0, publicSet]);
     }
@@ -151,11 +188,18 @@ describe('generate', () => {
   for (const umask of ['0000', '0022', '0077']) {
     test(`makes the private key readable by its owner only under umask ${umask}`, async (t) => {
       const home = folder(t);
-      const made = await mcpUnder(home, ['sh', '-c', `umask ${umask}; exec "$@"`, 'sh'], ['generate', '--bits=2048', '-oa/b']);
+      const made = await mcpUnder(
+        home,
+        ['sh', '-c', `umask ${umask}; exec "$@"`, 'sh'],
+        ['generate', '--bits=2048', '-oa/b'],
+      );
       assert.equal(made.code, 0, made.stderr);
       const modes = ['a', 'a/b', 'a/b/mcp-private.json'].map((name) => mode(join(home, name)));
       assert.deepEqual(modes, ['0700', '0700', '0600']);
-      assert.equal(mode(join(home, 'a/b/mcp-public.json')), (0o644 & ~Number.parseInt(umask, 8)).toString(8).padStart(4, '0'));
+      assert.equal(
+        mode(join(home, 'a/b/mcp-public.json')),
+        (0o644 & ~Number.parseInt(umask, 8)).toString(8).padStart(4, '0'),
+      );
     });
   }
 
@@ -170,7 +214,11 @@ describe('generate', () => {
     await compactDecrypt(token, set);
   });
 
-  for (const [present, kept] of [[['mcp-private.json', 'mcp-public.json'], ''], [['mcp-private.json'], ''], [['mcp-public.json'], '']] as const) {
+  for (const [present, kept] of [
+    [['mcp-private.json', 'mcp-public.json'], ''],
+    [['mcp-private.json'], ''],
+    [['mcp-public.json'], ''],
+  ] as const) {
     test(`refuses to replace ${present.join(' and ')}`, async (t) => {
       const home = folder(t);
       mkdirSync(join(home, '.keys'));
@@ -178,7 +226,10 @@ describe('generate', () => {
       const { code, stdout, stderr } = await mcp(home, ['generate', '--bits', '2048']);
       const list = present.map((name) => `.keys/${name}`).join(', ');
       assert.equal(stderr, `error: keys already exist: ${list}; -f replaces them and destroys the old private key\n`);
-      assert.deepEqual({ code, stdout, files: readdirSync(join(home, '.keys')) }, { code: 1, stdout: '', files: [...present] });
+      assert.deepEqual(
+        { code, stdout, files: readdirSync(join(home, '.keys')) },
+        { code: 1, stdout: '', files: [...present] },
+      );
     });
   }
 
@@ -197,7 +248,10 @@ describe('generate', () => {
     mkdirSync(join(home, 'open'));
     chmodSync(join(home, 'open'), 0o777);
     const { code, stderr } = await mcp(home, ['generate', '-q', '--bits', '2048', '-o', 'open']);
-    assert.deepEqual({ code, stderr, mode: mode(join(home, 'open')) }, { code: 0, stderr: 'warning: open can be written to by others; chmod go-w open\n', mode: '0777' });
+    assert.deepEqual(
+      { code, stderr, mode: mode(join(home, 'open')) },
+      { code: 0, stderr: 'warning: open can be written to by others; chmod go-w open\n', mode: '0777' },
+    );
   });
 
   test('quotes the .env line of a folder with a blank, so that node --env-file reads it', async (t) => {
@@ -205,15 +259,29 @@ describe('generate', () => {
     const { stderr } = await mcp(home, ['generate', '--bits', '2048', '-o', 'my keys #1/']);
     const [, line = ''] = stderr.split('\n');
     writeFileSync(join(home, '.env'), line.trim());
-    const { stdout } = await run(process.execPath, ['--env-file=.env', '-p', 'process.env.MCP_KEY_FILE_PATH'], { cwd: home });
+    const { stdout } = await run(process.execPath, ['--env-file=.env', '-p', 'process.env.MCP_KEY_FILE_PATH'], {
+      cwd: home,
+    });
     assert.equal(stdout, 'my keys #1/mcp-private.json\n');
   });
 
   const obstacles: [name: string, put: (home: string) => void, message: RegExp][] = [
-    ['a folder that is a file', (home) => writeFileSync(join(home, '.keys'), ''), /^error: cannot make the folder \.keys: file already exists\n$/],
+    [
+      'a folder that is a file',
+      (home) => writeFileSync(join(home, '.keys'), ''),
+      /^error: cannot make the folder \.keys: file already exists\n$/,
+    ],
     ['a folder below a file', (home) => symlinkSync('/dev/null/x', join(home, '.keys')), /^error: .*\.keys.*: \S/],
-    ['a private key that is a symbolic link', (home) => (mkdirSync(join(home, '.keys')), symlinkSync('x', join(home, '.keys/mcp-private.json'))), /^error: \.keys\/mcp-private\.json is a symbolic link and is not followed; .*\n$/],
-    ['a public key that is a folder', (home) => mkdirSync(join(home, '.keys/mcp-public.json'), { recursive: true }), /^error: \.keys\/mcp-public\.json is not a regular file; .*\n$/],
+    [
+      'a private key that is a symbolic link',
+      (home) => (mkdirSync(join(home, '.keys')), symlinkSync('x', join(home, '.keys/mcp-private.json'))),
+      /^error: \.keys\/mcp-private\.json is a symbolic link and is not followed; .*\n$/,
+    ],
+    [
+      'a public key that is a folder',
+      (home) => mkdirSync(join(home, '.keys/mcp-public.json'), { recursive: true }),
+      /^error: \.keys\/mcp-public\.json is not a regular file; .*\n$/,
+    ],
   ];
   for (const [name, put, message] of obstacles) {
     test(`fails on ${name}, even with -f, and changes nothing`, async (t) => {
@@ -222,7 +290,10 @@ describe('generate', () => {
       const before = readdirSync(home, { recursive: true });
       const { code, stdout, stderr } = await mcp(home, ['generate', '-f', '--bits', '2048']);
       assert.match(stderr, message);
-      assert.deepEqual({ code, stdout, files: readdirSync(home, { recursive: true }) }, { code: 1, stdout: '', files: before });
+      assert.deepEqual(
+        { code, stdout, files: readdirSync(home, { recursive: true }) },
+        { code: 1, stdout: '', files: before },
+      );
     });
   }
 
@@ -230,7 +301,10 @@ describe('generate', () => {
     const home = folder(t);
     mkdirSync(join(home, '.keys'), { mode: 0o500 });
     const { code, stderr } = await mcpUnder(home, bound, ['generate', '--bits', '2048']);
-    assert.deepEqual({ code, stderr }, { code: 1, stderr: 'error: cannot write to .keys: permission denied; nothing was changed\n' });
+    assert.deepEqual(
+      { code, stderr },
+      { code: 1, stderr: 'error: cannot write to .keys: permission denied; nothing was changed\n' },
+    );
     assert.deepEqual(readdirSync(join(home, '.keys')), []);
   });
 
@@ -241,7 +315,8 @@ describe('generate', () => {
       assert.deepEqual(made, {
         code: 0,
         signal: null,
-        stdout: 'Signing keys generated:\n  Private: .keys/signing-private.json\n  Public:  .keys/signing-public.json\n',
+        stdout:
+          'Signing keys generated:\n  Private: .keys/signing-private.json\n  Public:  .keys/signing-public.json\n',
         stderr: 'For .gitignore:\n  .keys/\n',
       });
       assert.equal(mode(join(home, '.keys/signing-private.json')), '0600');
@@ -249,7 +324,17 @@ describe('generate', () => {
       assert.doesNotMatch(text, privateMembers);
       const [jwk] = JSON.parse(text).keys;
       assert.deepEqual([jwk.alg, jwk.use, jwk.kid], [alg === 'ES256' ? 'ES256' : 'EdDSA', 'sig', jwkThumbprint(jwk)]);
-      const minted = await mcp(home, ['token', '--sign', '.keys/signing-private.json', '--issuer', 'https://i.example', '--audience', 'https://a.example', '--claim', 'sub=ada']);
+      const minted = await mcp(home, [
+        'token',
+        '--sign',
+        '.keys/signing-private.json',
+        '--issuer',
+        'https://i.example',
+        '--audience',
+        'https://a.example',
+        '--claim',
+        'sub=ada',
+      ]);
       assert.equal(minted.code, 0, minted.stderr);
       const { plaintext, protectedHeader } = await compactDecrypt(minted.stdout.trim(), privateSet);
       assert.equal(protectedHeader.cty, 'JWT');
@@ -272,7 +357,12 @@ describe('k8s', { concurrency: 2 }, () => {
     assert.equal(code, 0, stderr);
     assert.match(stderr, /^Keys saved in \.keys\n.*kubectl apply --server-side -f -\n.*annotation.*\n$/);
     const { data, ...rest } = secret(stdout);
-    assert.deepEqual(rest, { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'mcp-server-keys', namespace: 'default' }, type: 'Opaque' });
+    assert.deepEqual(rest, {
+      apiVersion: 'v1',
+      kind: 'Secret',
+      metadata: { name: 'mcp-server-keys', namespace: 'default' },
+      type: 'Opaque',
+    });
     assert.deepEqual(Object.keys(data), ['mcp_jwks']);
     assert.deepEqual(setOf(stdout), JSON.parse(readFileSync(join(home, '.keys/mcp-private.json'), 'utf8')));
     assert.equal(mode(join(home, '.keys/mcp-private.json')), '0600');
@@ -315,7 +405,14 @@ describe('k8s', { concurrency: 2 }, () => {
     const five = { keys: ['1', '2', '3', '4', '5'].map((kid) => ({ ...jwk, kid })) };
     const mixed = { keys: [jwk, ...publicSet.keys.map((key) => ({ ...key, kid: 'other' }))] };
     const broken = { keys: [{ ...jwk, d: jwk?.p }] };
-    for (const input of [...[publicSet, same, five, mixed, broken].map((set) => JSON.stringify(set)), '{"keys":[]}', '[]', 'null', '{"keys":[null]}', '']) {
+    for (const input of [
+      ...[publicSet, same, five, mixed, broken].map((set) => JSON.stringify(set)),
+      '{"keys":[]}',
+      '[]',
+      'null',
+      '{"keys":[null]}',
+      '',
+    ]) {
       const { code, stdout, stderr } = await mcp(folder(t), ['k8s', '--from', '-'], { input });
       assert.deepEqual({ code, stdout }, { code: 1, stdout: '' }, input);
       assert.match(stderr, /^error: .+\n$/);
@@ -323,23 +420,85 @@ describe('k8s', { concurrency: 2 }, () => {
   });
 
   // Names that Kubernetes takes and that YAML 1.1 or 1.2 could take for something else.
-  const tricky = ['null', 'true', 'false', 'yes', 'no', 'on', 'off', 'y', 'n', '123', '0123', '0x1f', '0o17', '0b11', '1e3', '12e03', '2024-01-01', '0', 'a', 'null-1', 'e3', 'x-1'];
+  const tricky = [
+    'null',
+    'true',
+    'false',
+    'yes',
+    'no',
+    'on',
+    'off',
+    'y',
+    'n',
+    '123',
+    '0123',
+    '0x1f',
+    '0o17',
+    '0b11',
+    '1e3',
+    '12e03',
+    '2024-01-01',
+    '0',
+    'a',
+    'null-1',
+    'e3',
+    'x-1',
+  ];
   test('quotes names where YAML needs it', async (t) => {
     const home = folder(t, keys);
     for (const name of [...tricky, 'x.y', '1.5', '1.2.3']) {
       const namespace = name.includes('.') ? 'default' : name;
-      const { code, stdout, stderr } = await mcp(home, ['k8s', '-q', '--from', '.keys/mcp-private.json', '-s', name, '-n', namespace]);
+      const { code, stdout, stderr } = await mcp(home, [
+        'k8s',
+        '-q',
+        '--from',
+        '.keys/mcp-private.json',
+        '-s',
+        name,
+        '-n',
+        namespace,
+      ]);
       assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
-      for (const version of ['1.1', '1.2'] as const) assert.deepEqual(secret(stdout, version).metadata, { name, namespace });
+      for (const version of ['1.1', '1.2'] as const)
+        assert.deepEqual(secret(stdout, version).metadata, { name, namespace });
     }
   });
 
-  const badLabels = ['', '-a', 'a-', 'A', 'ä', 'a_b', 'a b', 'a\nb: c', "'", '"', 'a: b', '{}', '#', 'a\n', '*x', '&x', '!x', '%', '@', 'x'.repeat(64)];
-  for (const [option, names] of [['-n', [...badLabels, 'a.b']], ['-s', [...badLabels.slice(0, -1), '.a', 'a.', 'a..b', 'a.-b', 'x'.repeat(254)]]] as const) {
+  const badLabels = [
+    '',
+    '-a',
+    'a-',
+    'A',
+    'ä',
+    'a_b',
+    'a b',
+    'a\nb: c',
+    "'",
+    '"',
+    'a: b',
+    '{}',
+    '#',
+    'a\n',
+    '*x',
+    '&x',
+    '!x',
+    '%',
+    '@',
+    'x'.repeat(64),
+  ];
+  for (const [option, names] of [
+    ['-n', [...badLabels, 'a.b']],
+    ['-s', [...badLabels.slice(0, -1), '.a', 'a.', 'a..b', 'a.-b', 'x'.repeat(254)]],
+  ] as const) {
     test(`refuses names for ${option} that Kubernetes refuses or that would inject YAML`, async (t) => {
       const home = folder(t, keys);
       for (const name of names) {
-        const { code, stdout, stderr } = await mcp(home, ['k8s', '--from', '.keys/mcp-private.json', `${option}${name}`]);
+        const { code, stdout, stderr } = await mcp(home, [
+          'k8s',
+          '--from',
+          '.keys/mcp-private.json',
+          `${option}${name}`,
+        ]);
         assert.deepEqual({ code, stdout }, { code: 2, stdout: '' }, name);
         assert.match(stderr, /^error: (--namespace|--secret-name|-n needs a value|-s needs a value)/);
       }
@@ -351,20 +510,31 @@ describe('k8s', { concurrency: 2 }, () => {
     for (const name of ['mcp-server-keys', '1e3', 'null', '0x1f', 'on']) {
       const { stdout: input } = await mcp(home, ['k8s', '--from', '.keys/mcp-private.json', '-n', name, '-s', name]);
       // `label --local` parses and types the object as `apply` does, without asking a cluster.
-      const { code, stdout, stderr } = await run('kubectl', ['label', '--local', '-f', '-', '-o', 'json', 'checked=yes'], { input });
+      const { code, stdout, stderr } = await run(
+        'kubectl',
+        ['label', '--local', '-f', '-', '-o', 'json', 'checked=yes'],
+        { input },
+      );
       assert.equal(code, 0, stderr);
       const { kind, metadata, type, data } = JSON.parse(stdout);
-      assert.deepEqual({ kind, metadata, type }, { kind: 'Secret', metadata: { name, namespace: name, labels: { checked: 'yes' } }, type: 'Opaque' });
+      assert.deepEqual(
+        { kind, metadata, type },
+        { kind: 'Secret', metadata: { name, namespace: name, labels: { checked: 'yes' } }, type: 'Opaque' },
+      );
       assert.deepEqual(JSON.parse(Buffer.from(data.mcp_jwks, 'base64').toString()), privateSet);
     }
   });
 
   test('shows a private key on a terminal only with --show', { skip: without('script') }, async (t) => {
     const home = folder(t, keys);
-    const onTerminal = (args: string) => run('script', ['-qec', `'${process.execPath}' '${cli}' ${args}`, '/dev/null'], { cwd: home });
+    const onTerminal = (args: string) =>
+      run('script', ['-qec', `'${process.execPath}' '${cli}' ${args}`, '/dev/null'], { cwd: home });
     for (const args of ['k8s --from .keys/mcp-private.json', 'k8s --ephemeral', 'k8s -o new', 'k8s -f']) {
       const refused = await onTerminal(args);
-      assert.equal(refused.stdout.replaceAll('\r', ''), 'error: this prints a private key: pipe it to kubectl, or add --show\n');
+      assert.equal(
+        refused.stdout.replaceAll('\r', ''),
+        'error: this prints a private key: pipe it to kubectl, or add --show\n',
+      );
       assert.equal(refused.code, 1);
     }
     assert.deepEqual([existsSync(join(home, 'new')), contents(join(home, '.keys'))], [false, contents(keys)]);
@@ -377,8 +547,20 @@ describe('public', { concurrency: 2 }, () => {
   test('prints the public key of a file, of standard input and of the folder', async (t) => {
     const home = folder(t, keys);
     const input = readFileSync(join(keys, 'mcp-private.json'));
-    for (const [args, options] of [[[], {}], [['.keys/mcp-private.json'], {}], [['-'], { input }], [['/dev/stdin'], { input }], [['--all'], {}], [['.keys/mcp-public.json'], {}]] as const) {
-      const { code, stdout, stderr } = await mcpUnder(home, ['sh', '-c', 'cat | "$@"', 'sh'], ['public', ...args], options);
+    for (const [args, options] of [
+      [[], {}],
+      [['.keys/mcp-private.json'], {}],
+      [['-'], { input }],
+      [['/dev/stdin'], { input }],
+      [['--all'], {}],
+      [['.keys/mcp-public.json'], {}],
+    ] as const) {
+      const { code, stdout, stderr } = await mcpUnder(
+        home,
+        ['sh', '-c', 'cat | "$@"', 'sh'],
+        ['public', ...args],
+        options,
+      );
       assert.deepEqual({ code, stderr, set: JSON.parse(stdout) }, { code: 0, stderr: '', set: publicSet });
       assert.doesNotMatch(stdout, privateMembers);
     }
@@ -388,7 +570,12 @@ describe('public', { concurrency: 2 }, () => {
     const home = folder(t);
     const set: JwkSet & { keys: Record<string, unknown>[] } = { keys: [] };
     const now = Math.floor(Date.now() / 1000);
-    const times = { old: { nbf: now - 100 }, active: { nbf: now - 50 }, next: { nbf: now + 1000 }, expired: { nbf: now - 10, exp: now - 1 } };
+    const times = {
+      old: { nbf: now - 100 },
+      active: { nbf: now - 50 },
+      next: { nbf: now + 1000 },
+      expired: { nbf: now - 10, exp: now - 1 },
+    };
     for (const [kid, time] of Object.entries(times)) {
       await mcp(home, ['generate', '-qf', '--bits', '2048']);
       const [jwk] = JSON.parse(readFileSync(join(home, '.keys/mcp-private.json'), 'utf8')).keys;
@@ -400,9 +587,17 @@ describe('public', { concurrency: 2 }, () => {
       return JSON.parse(stdout).keys.map(({ kid, nbf, exp }: Record<string, unknown>) => [kid, nbf, exp]);
     };
     assert.deepEqual(await kids(), [['active', undefined, undefined]]);
-    assert.deepEqual(await kids('--all'), ['old', 'active', 'next'].map((kid) => [kid, undefined, undefined]));
+    assert.deepEqual(
+      await kids('--all'),
+      ['old', 'active', 'next'].map((kid) => [kid, undefined, undefined]),
+    );
     set.keys.splice(0, 3);
-    for (const args of [['public', '-'], ['public', '-', '--all'], ['k8s', '--from', '-'], ['token', '--key', '-']]) {
+    for (const args of [
+      ['public', '-'],
+      ['public', '-', '--all'],
+      ['k8s', '--from', '-'],
+      ['token', '--key', '-'],
+    ]) {
       const { code, stdout, stderr } = await mcp(home, args, { input: JSON.stringify(set) });
       assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
       assert.match(stderr, /^error: .*expired; generate makes a new one\n$/);
@@ -432,31 +627,65 @@ describe('public', { concurrency: 2 }, () => {
   test('says what to do when there is no file, and what is wrong with a folder', async (t) => {
     const home = folder(t);
     const missing = await mcp(home, ['public']);
-    assert.deepEqual(missing, { code: 1, signal: null, stdout: '', stderr: 'error: cannot read .keys/mcp-private.json: no such file or directory; make keys with generate, or name their folder with -o\n' });
+    assert.deepEqual(missing, {
+      code: 1,
+      signal: null,
+      stdout: '',
+      stderr:
+        'error: cannot read .keys/mcp-private.json: no such file or directory; make keys with generate, or name their folder with -o\n',
+    });
     const directory = await mcp(home, ['public', '.']);
-    assert.deepEqual(directory, { code: 1, signal: null, stdout: '', stderr: 'error: cannot read .: illegal operation on a directory\n' });
+    assert.deepEqual(directory, {
+      code: 1,
+      signal: null,
+      stdout: '',
+      stderr: 'error: cannot read .: illegal operation on a directory\n',
+    });
   });
 });
 
 describe('token', { concurrency: 2 }, () => {
-  const open = async (token: string) => JSON.parse(Buffer.from((await compactDecrypt(token.trim(), privateSet)).plaintext).toString());
+  const open = async (token: string) =>
+    JSON.parse(Buffer.from((await compactDecrypt(token.trim(), privateSet)).plaintext).toString());
 
   test('takes text claims from arguments and typed ones from a file or standard input', async (t) => {
     const home = folder(t, keys);
     const input = '{"n":1,"list":[true,null],"sub":"file","__proto__":{"x":1}}';
     writeFileSync(join(home, 'claims.json'), input);
     for (const source of ['claims.json', '-']) {
-      const args = ['token', '--claims', source, '--claim', 'sub=ada', '--claim=zip=01234', '--claim', 'eq=a=b', '--claim', 'empty='];
+      const args = [
+        'token',
+        '--claims',
+        source,
+        '--claim',
+        'sub=ada',
+        '--claim=zip=01234',
+        '--claim',
+        'eq=a=b',
+        '--claim',
+        'empty=',
+      ];
       const { code, stdout, stderr } = await mcp(home, args, { input });
       assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
       assert.match(stdout, /^[\w-]+(\.[\w-]+){4}\n$/);
       const { iat, exp, ...claims } = await open(stdout);
       assert.equal(exp - iat, 3600);
-      assert.equal(JSON.stringify(claims, Object.keys(claims).sort()), JSON.stringify({ ...JSON.parse(input), sub: 'ada', zip: '01234', eq: 'a=b', empty: '' }, Object.keys(claims).sort()));
+      assert.equal(
+        JSON.stringify(claims, Object.keys(claims).sort()),
+        JSON.stringify(
+          { ...JSON.parse(input), sub: 'ada', zip: '01234', eq: 'a=b', empty: '' },
+          Object.keys(claims).sort(),
+        ),
+      );
     }
   });
 
-  for (const [ttl, seconds] of [['90s', 90], ['10m', 600], ['24h', 86_400], ['7d', 604_800]] as const) {
+  for (const [ttl, seconds] of [
+    ['90s', 90],
+    ['10m', 600],
+    ['24h', 86_400],
+    ['7d', 604_800],
+  ] as const) {
     test(`lives for ${ttl}`, async (t) => {
       const { stdout } = await mcp(folder(t, keys), ['token', '--ttl', ttl]);
       const { iat, exp } = await open(stdout);
@@ -475,7 +704,11 @@ describe('token', { concurrency: 2 }, () => {
 
   test('encrypts to a public set, to a private one, to standard input, and to what is left of the pair', async (t) => {
     const home = folder(t, keys);
-    for (const args of [['--key', '.keys/mcp-public.json'], ['--key', '.keys/mcp-private.json']]) await open((await mcp(home, ['token', ...args])).stdout);
+    for (const args of [
+      ['--key', '.keys/mcp-public.json'],
+      ['--key', '.keys/mcp-private.json'],
+    ])
+      await open((await mcp(home, ['token', ...args])).stdout);
     await open((await mcp(home, ['token', '--key=-'], { input: JSON.stringify(publicSet.keys[0]) })).stdout);
     const server = folder(t);
     mkdirSync(join(server, '.keys'));
@@ -506,18 +739,36 @@ describe('token', { concurrency: 2 }, () => {
   describe('--url', () => {
     test('encrypts to the key that a server publishes', async (t) => {
       const { url } = await serve(t, (_, res) => res.end(JSON.stringify(publicSet)));
-      const { code, stdout, stderr } = await mcp(folder(t), ['token', '--url', `${url}/.well-known/jwks.json`, '--claim', 'sub=ada']);
+      const { code, stdout, stderr } = await mcp(folder(t), [
+        'token',
+        '--url',
+        `${url}/.well-known/jwks.json`,
+        '--claim',
+        'sub=ada',
+      ]);
       assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
       assert.equal((await open(stdout)).sub, 'ada');
     });
 
-    const answers: [name: string, answer: (url: string) => { status?: number; location?: string; body?: string; hang?: true }, message: RegExp][] = [
-      ['a redirect', (url) => ({ status: 302, location: `${url}/keys` }), /^error: http:\/\/127\.0\.0\.1:\d+\/first answered 302 instead of 200; redirects are not followed\n$/],
+    const answers: [
+      name: string,
+      answer: (url: string) => { status?: number; location?: string; body?: string; hang?: true },
+      message: RegExp,
+    ][] = [
+      [
+        'a redirect',
+        (url) => ({ status: 302, location: `${url}/keys` }),
+        /^error: http:\/\/127\.0\.0\.1:\d+\/first answered 302 instead of 200; redirects are not followed\n$/,
+      ],
       ['an error', () => ({ status: 500 }), /answered 500 instead of 200/],
       ['no JSON', () => ({ body: '<html>secret-of-mine' }), /\/first is not JSON\n$/],
       ['no set', () => ({ body: '{"keys":{}}' }), /\/first is not a JWK Set\n$/],
       ['no key', () => ({ body: '{"keys":[]}' }), /^error: .+\n$/],
-      ['more than 64 KiB', () => ({ body: JSON.stringify({ ...publicSet, more: ' '.repeat(64 * 1024) }) }), /\/first is larger than 64 KiB\n$/],
+      [
+        'more than 64 KiB',
+        () => ({ body: JSON.stringify({ ...publicSet, more: ' '.repeat(64 * 1024) }) }),
+        /\/first is larger than 64 KiB\n$/,
+      ],
       ['no end in 5 seconds', () => ({ body: '{', hang: true }), /^error: cannot fetch http:\S+\/first: .*timeout/],
     ];
     for (const [name, answer, message] of answers) {
@@ -529,7 +780,9 @@ describe('token', { concurrency: 2 }, () => {
           res.writeHead(status, location ? { location } : {}).write(body || ' ');
           if (!hang) res.end();
         });
-        const { code, stdout, stderr } = await mcp(folder(t), ['token', '--url', `${url}/first?secret-of-mine`], { timeout: 20_000 });
+        const { code, stdout, stderr } = await mcp(folder(t), ['token', '--url', `${url}/first?secret-of-mine`], {
+          timeout: 20_000,
+        });
         assert.match(stderr, message);
         assert.doesNotMatch(stderr, /secret-of-mine/);
         assert.deepEqual({ code, stdout, asked }, { code: 1, stdout: '', asked: 1 });
@@ -555,8 +808,16 @@ describe('token', { concurrency: 2 }, () => {
 describe('streams', () => {
   for (const [name, shell, expected] of [
     ['a reader that has gone', '{ sleep 0.2; "$@"; echo "status $?" >&2; } | :', 'status 1\n'],
-    ['a full disk', '"$@" >/dev/full; echo "status $?" >&2', 'error: cannot write to standard output: no space left on device\nstatus 1\n'],
-    ['nobody who reads the errors', '{ sleep 0.2; "$@" --frobnicate; echo "status $?" >&3; } 3>&2 2>&1 >/dev/null | :', 'status 2\n'],
+    [
+      'a full disk',
+      '"$@" >/dev/full; echo "status $?" >&2',
+      'error: cannot write to standard output: no space left on device\nstatus 1\n',
+    ],
+    [
+      'nobody who reads the errors',
+      '{ sleep 0.2; "$@" --frobnicate; echo "status $?" >&3; } 3>&2 2>&1 >/dev/null | :',
+      'status 2\n',
+    ],
   ] as const) {
     for (const args of [['public'], ['token'], ['k8s', '-q', '--from', '.keys/mcp-private.json'], ['--help']]) {
       if (name.startsWith('nobody') && args[0] === '--help') continue;
@@ -591,12 +852,16 @@ describe('streams', () => {
 test('dist/cli.js works alone, copied into an empty folder', async (t) => {
   const home = folder(t);
   copyFileSync(cli, join(home, 'cli.js'));
-  const alone = (...args: string[]) => run(process.execPath, ['cli.js', ...args], { cwd: home, env: { NODE_PATH: undefined } });
+  const alone = (...args: string[]) =>
+    run(process.execPath, ['cli.js', ...args], { cwd: home, env: { NODE_PATH: undefined } });
   const made = await alone('generate', '--bits', '2048');
   assert.deepEqual([made.code, made.stdout], [0, generated]);
   assert.match(made.stderr, /^For \.env:\n/);
   const { stdout } = await alone('token', '--claim', 'sub=ada');
-  const { plaintext } = await compactDecrypt(stdout.trim(), JSON.parse(readFileSync(join(home, '.keys/mcp-private.json'), 'utf8')));
+  const { plaintext } = await compactDecrypt(
+    stdout.trim(),
+    JSON.parse(readFileSync(join(home, '.keys/mcp-private.json'), 'utf8')),
+  );
   assert.equal(JSON.parse(Buffer.from(plaintext).toString()).sub, 'ada');
   assert.equal((await alone('clean')).code, 0);
   assert.deepEqual(readdirSync(home).sort(), ['.keys', 'cli.js']);

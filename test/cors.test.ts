@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import type { RequestListener } from 'node:http';
 import { describe, it } from 'node:test';
 import { authMiddleware, type AuthOptions, withAuthFetch } from 'mcp-auth-middleware';
-import { serve } from './support.js';
-import { type Answer, type Ask, ask, bearer, guard, serverKeys, whoami } from './wire.js';
+import { serve } from './support/support.js';
+import { type Answer, type Ask, ask, bearer, guard, serverKeys, whoami } from './support/wire.js';
 
 const APP = 'https://app.example';
 const EVIL = 'https://evil.example';
@@ -13,8 +13,10 @@ const LIST: AuthOptions = { cors: { origin: [APP, 'http://localhost:5173'] } };
 const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id';
 const DOCUMENT = '/.well-known/jwks.json';
 
-const preflight = (origin: string, more: Record<string, string> = {}): Ask =>
-  ({ method: 'OPTIONS', headers: { origin, 'access-control-request-method': 'POST', ...more } });
+const preflight = (origin: string, more: Record<string, string> = {}): Ask => ({
+  method: 'OPTIONS',
+  headers: { origin, 'access-control-request-method': 'POST', ...more },
+});
 
 /** The fields by which a browser decides. */
 const corsOf = ({ headers }: Answer): Record<string, unknown> =>
@@ -22,18 +24,42 @@ const corsOf = ({ headers }: Answer): Record<string, unknown> =>
 const names = (list: unknown): string[] => String(list).toLowerCase().split(/, */);
 
 describe('a preflight', () => {
-  const allowed = ['authorization', 'content-type', 'accept', 'mcp-protocol-version', 'mcp-session-id', 'last-event-id', 'mcp-method', 'mcp-name'];
+  const allowed = [
+    'authorization',
+    'content-type',
+    'accept',
+    'mcp-protocol-version',
+    'mcp-session-id',
+    'last-event-id',
+    'mcp-method',
+    'mcp-name',
+  ];
 
   for (const [name, options, fields] of [
     ['of any origin', ANY, { 'access-control-allow-origin': '*' }],
     ['of a listed origin', LIST, { 'access-control-allow-origin': APP, vary: 'Origin' }],
-    ['of the origin of the resource', { ...LIST, resource: `${APP}/mcp`, cors: { origin: [] } }, { 'access-control-allow-origin': APP, vary: 'Origin' }],
+    [
+      'of the origin of the resource',
+      { ...LIST, resource: `${APP}/mcp`, cors: { origin: [] } },
+      { 'access-control-allow-origin': APP, vary: 'Origin' },
+    ],
   ] satisfies [string, AuthOptions, object][]) {
     it(`${name} is answered before authentication`, async (t) => {
       const { port } = await guard(t, options, () => assert.fail('the handler was reached'));
       const { status, headers, body } = await ask(port, preflight(APP));
-      const { 'access-control-allow-headers': allowHeaders, 'access-control-allow-methods': allowMethods, ...rest } = headers;
-      assert.deepEqual({ status, body, rest }, { status: 204, body: '', rest: { ...fields, 'access-control-expose-headers': EXPOSED, 'access-control-max-age': '600' } });
+      const {
+        'access-control-allow-headers': allowHeaders,
+        'access-control-allow-methods': allowMethods,
+        ...rest
+      } = headers;
+      assert.deepEqual(
+        { status, body, rest },
+        {
+          status: 204,
+          body: '',
+          rest: { ...fields, 'access-control-expose-headers': EXPOSED, 'access-control-max-age': '600' },
+        },
+      );
       assert.deepEqual(names(allowHeaders).sort(), [...allowed].sort());
       for (const method of ['get', 'post', 'delete']) assert(names(allowMethods).includes(method), method);
     });
@@ -46,9 +72,13 @@ describe('a preflight', () => {
 
   it('allows the parameters it asks for, and nothing else it asks for', async (t) => {
     const { port } = await guard(t, ANY);
-    const asked = 'content-type,Mcp-Param-City, mcp-param-2_x ,mcp-param-,mcp-param-a b,x-mcp-param-y,cookie,x-evil,mcp-param-é,*,mcp-param-"q"';
+    const asked =
+      'content-type,Mcp-Param-City, mcp-param-2_x ,mcp-param-,mcp-param-a b,x-mcp-param-y,cookie,x-evil,mcp-param-é,*,mcp-param-"q"';
     const { headers } = await ask(port, preflight(APP, { 'access-control-request-headers': asked }));
-    assert.deepEqual(names(headers['access-control-allow-headers']).filter((name) => !allowed.includes(name)), ['mcp-param-city', 'mcp-param-2_x']);
+    assert.deepEqual(
+      names(headers['access-control-allow-headers']).filter((name) => !allowed.includes(name)),
+      ['mcp-param-city', 'mcp-param-2_x'],
+    );
   });
 
   for (const [name, request, status] of [
@@ -60,7 +90,11 @@ describe('a preflight', () => {
     ['from a listed host at another port', preflight(`${APP}:8443`), 403],
     ['from two origins', preflight(`${APP}, ${EVIL}`), 403],
     ['without a method: no preflight', { method: 'OPTIONS', headers: { origin: APP } }, 401],
-    ['without an origin: no preflight', { method: 'OPTIONS', headers: { 'access-control-request-method': 'POST' } }, 401],
+    [
+      'without an origin: no preflight',
+      { method: 'OPTIONS', headers: { 'access-control-request-method': 'POST' } },
+      401,
+    ],
     ['by another method: no preflight', { ...preflight(APP), method: 'POST' }, 401],
   ] satisfies [string, Ask, number][]) {
     it(`${name} is ${status}`, async (t) => {
@@ -94,7 +128,11 @@ describe('every other answer', () => {
       for (const [name, request, status] of await requests(origin)) {
         const answer = await ask(port, request);
         assert.equal(answer.status, status, name);
-        assert.deepEqual(corsOf(answer), { 'access-control-allow-origin': '*', 'access-control-expose-headers': EXPOSED }, name);
+        assert.deepEqual(
+          corsOf(answer),
+          { 'access-control-allow-origin': '*', 'access-control-expose-headers': EXPOSED },
+          name,
+        );
       }
     }
   });
@@ -105,7 +143,11 @@ describe('every other answer', () => {
       for (const [name, request, status] of await requests(origin)) {
         const answer = await ask(port, request);
         assert.equal(answer.status, status, name);
-        assert.deepEqual(corsOf(answer), { 'access-control-allow-origin': origin, 'access-control-expose-headers': EXPOSED, vary: 'Origin' }, name);
+        assert.deepEqual(
+          corsOf(answer),
+          { 'access-control-allow-origin': origin, 'access-control-expose-headers': EXPOSED, vary: 'Origin' },
+          name,
+        );
       }
     }
   });
@@ -130,8 +172,14 @@ describe('every other answer', () => {
   it('never allows credentials', async (t) => {
     for (const options of [ANY, LIST, { resource: `${APP}/mcp` }]) {
       const { port } = await guard(t, { ...options, ...more });
-      const all: Ask[] = [...(await requests(APP)).map(([, request]) => request), preflight(APP, { cookie: 'a=b' }), { path: DOCUMENT, headers: { origin: APP } }, { ...preflight(APP), path: DOCUMENT }];
-      for (const request of all) assert.equal((await ask(port, request)).headers['access-control-allow-credentials'], undefined);
+      const all: Ask[] = [
+        ...(await requests(APP)).map(([, request]) => request),
+        preflight(APP, { cookie: 'a=b' }),
+        { path: DOCUMENT, headers: { origin: APP } },
+        { ...preflight(APP), path: DOCUMENT },
+      ];
+      for (const request of all)
+        assert.equal((await ask(port, request)).headers['access-control-allow-credentials'], undefined);
     }
   });
 
@@ -150,26 +198,45 @@ describe('every other answer', () => {
       'writeHead with an object': (_req, res) => res.writeHead(200, { 'x-own': '1' }).end(),
       'writeHead with a message': (_req, res) => res.writeHead(200, 'Fine', { 'x-own': '1' }).end(),
       'writeHead with a flat array': (_req, res) => res.writeHead(200, ['x-own', '1']).end(),
-      'flushHeaders': (_req, res) => { res.setHeader('x-own', '1').flushHeaders(); res.end(); },
+      flushHeaders: (_req, res) => {
+        res.setHeader('x-own', '1').flushHeaders();
+        res.end();
+      },
     };
     for (const [way, handler] of Object.entries(ways)) {
       const { port } = await guard(t, { ...LIST, anonymous: true }, handler);
       const { headers } = await ask(port, { headers: { origin: APP } });
-      const { 'x-own': own, 'access-control-allow-origin': allowed, vary, 'access-control-expose-headers': exposed } = headers;
+      const {
+        'x-own': own,
+        'access-control-allow-origin': allowed,
+        vary,
+        'access-control-expose-headers': exposed,
+      } = headers;
       assert.deepEqual([own, allowed, vary, exposed], ['1', APP, 'Origin', EXPOSED], way);
     }
   });
 
   it('goes with what fetch handlers answer, also immutable responses', async () => {
     const keys = await serverKeys();
-    const own = new Response('own', { status: 201, statusText: 'Fine', headers: { 'x-own': '1', 'access-control-allow-origin': 'https://other.example' } });
-    for (const [response, status] of [[own, 201], [Response.redirect('https://a.example/'), 302], [new Response(null, { status: 204 }), 204]] as const) {
-      const answer = await withAuthFetch(() => response, { ...LIST, keys, anonymous: true })(new Request('http://a/', { headers: { origin: APP } }));
+    const own = new Response('own', {
+      status: 201,
+      statusText: 'Fine',
+      headers: { 'x-own': '1', 'access-control-allow-origin': 'https://other.example' },
+    });
+    for (const [response, status] of [
+      [own, 201],
+      [Response.redirect('https://a.example/'), 302],
+      [new Response(null, { status: 204 }), 204],
+    ] as const) {
+      const answer = await withAuthFetch(() => response, { ...LIST, keys, anonymous: true })(
+        new Request('http://a/', { headers: { origin: APP } }),
+      );
       assert.equal(answer.status, status);
       assert.equal(answer.headers.get('access-control-allow-origin'), APP);
       assert.equal(answer.headers.get('vary'), 'Origin');
       assert.equal(answer.headers.get('access-control-expose-headers'), EXPOSED);
-      if (status === 201) assert.deepEqual([answer.statusText, answer.headers.get('x-own'), await answer.text()], ['Fine', '1', 'own']);
+      if (status === 201)
+        assert.deepEqual([answer.statusText, answer.headers.get('x-own'), await answer.text()], ['Fine', '1', 'own']);
     }
   });
 });
@@ -177,12 +244,27 @@ describe('every other answer', () => {
 describe('the Origin of a request', () => {
   it('is of no interest when any is welcome', async (t) => {
     const { port } = await guard(t, ANY, whoami);
-    for (const origin of [EVIL, 'null', '', 'x']) assert.equal((await ask(port, { headers: { origin, ...(await bearer({})) } })).status, 200, origin);
+    for (const origin of [EVIL, 'null', '', 'x'])
+      assert.equal((await ask(port, { headers: { origin, ...(await bearer({})) } })).status, 200, origin);
   });
 
   it('is refused in every form that is not exactly listed, and never reaches the handler', async (t) => {
     const { port } = await guard(t, LIST, () => assert.fail('the handler was reached'));
-    for (const origin of [EVIL, 'null', '', '*', `${APP}/`, 'https://APP.example', `${APP}:443`, ` ${APP}.`, `${APP},${APP}`, 'app.example', '//app.example', 'http://localhost:5173/', 'http://127.0.0.1:5173']) {
+    for (const origin of [
+      EVIL,
+      'null',
+      '',
+      '*',
+      `${APP}/`,
+      'https://APP.example',
+      `${APP}:443`,
+      ` ${APP}.`,
+      `${APP},${APP}`,
+      'app.example',
+      '//app.example',
+      'http://localhost:5173/',
+      'http://127.0.0.1:5173',
+    ]) {
       assert.equal((await ask(port, { headers: { origin, ...(await bearer({})) } })).status, 403, origin);
     }
   });
@@ -190,12 +272,23 @@ describe('the Origin of a request', () => {
 
 describe('CORS and Vary', () => {
   it('keeps the Vary that someone before it has set', async (t) => {
-    const middleware = authMiddleware({ keys: await serverKeys(), anonymous: true, cors: { origin: ['https://app.example'] } });
-    const { port } = await serve(t, (req, res) => { res.setHeader('vary', 'Accept-Encoding'); middleware(req, res, () => res.end()); });
+    const middleware = authMiddleware({
+      keys: await serverKeys(),
+      anonymous: true,
+      cors: { origin: ['https://app.example'] },
+    });
+    const { port } = await serve(t, (req, res) => {
+      res.setHeader('vary', 'Accept-Encoding');
+      middleware(req, res, () => res.end());
+    });
     assert.match(String((await ask(port)).headers.vary), /accept-encoding/i);
   });
   it('keeps the Vary of a fetch handler', async () => {
-    const answer = await withAuthFetch(() => new Response('', { headers: { vary: 'Accept' } }), { keys: await serverKeys(), anonymous: true, cors: { origin: ['https://app.example'] } })(new Request('http://a/'));
+    const answer = await withAuthFetch(() => new Response('', { headers: { vary: 'Accept' } }), {
+      keys: await serverKeys(),
+      anonymous: true,
+      cors: { origin: ['https://app.example'] },
+    })(new Request('http://a/'));
     assert.match(String(answer.headers.get('vary')), /accept.*origin|origin.*accept/i);
   });
 });

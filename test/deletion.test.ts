@@ -3,18 +3,31 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import {
-  chmodSync, copyFileSync, existsSync, linkSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, symlinkSync, writeFileSync,
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  symlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { bound, cli, contents, folder, mcp, mcpUnder, without } from './command.js';
-import { run, type Scope } from './support.js';
+import { bound, cli, contents, folder, mcp, mcpUnder, without } from './support/command.js';
+import { run, type Scope } from './support/support.js';
 
 const home = folder({ after });
 const keys = join(home, '.keys');
 before(async () => {
-  for (const args of [['generate', '--bits', '2048'], ['generate', '--signing']]) {
+  for (const args of [
+    ['generate', '--bits', '2048'],
+    ['generate', '--signing'],
+  ]) {
     const { code, stderr } = await mcp(home, args);
     assert.equal(code, 0, stderr);
   }
@@ -38,7 +51,8 @@ function shred(t: Scope, is: { link?: string; script?: string }): { PATH: string
   if (is.script !== undefined) writeFileSync(join(path, 'shred'), `#!/bin/sh\n${is.script}\n`, { mode: 0o755 });
   return { PATH: path };
 }
-const where = (tool: string): string => execFileSync('sh', ['-c', 'command -v "$0"', tool], { encoding: 'utf8' }).trim();
+const where = (tool: string): string =>
+  execFileSync('sh', ['-c', 'command -v "$0"', tool], { encoding: 'utf8' }).trim();
 const isZero = (path: string): boolean => readFileSync(path).every((octet) => octet === 0);
 
 const tools: { name: string; needs?: string; shred: () => { link?: string; script?: string } }[] = [
@@ -55,8 +69,16 @@ for (const tool of tools) {
       const path = pair(t);
       for (const name of names) linkSync(join(path, '.keys', name), join(path, name));
       const { code, stdout, stderr } = await mcp(path, ['clean'], { env: shred(t, tool.shred()) });
-      assert.deepEqual({ code, stdout, left: readdirSync(join(path, '.keys')) }, { code: 0, stdout: removed, left: [] });
-      assert.equal(stderr, names.map((name) => `warning: .keys/${name} has other names (hard links); what they name is overwritten too\n`).join(''));
+      assert.deepEqual(
+        { code, stdout, left: readdirSync(join(path, '.keys')) },
+        { code: 0, stdout: removed, left: [] },
+      );
+      assert.equal(
+        stderr,
+        names
+          .map((name) => `warning: .keys/${name} has other names (hard links); what they name is overwritten too\n`)
+          .join(''),
+      );
       for (const name of names) assert.ok(isZero(join(path, name)) && lstatSync(join(path, name)).nlink === 1, name);
     });
 
@@ -70,42 +92,61 @@ for (const tool of tools) {
   });
 }
 
-test('GNU and BusyBox shred are really used, on the open file and not on a name', { skip: without('strace', 'shred', 'busybox') }, async (t) => {
-  for (const link of ['shred', 'busybox']) {
+test(
+  'GNU and BusyBox shred are really used, on the open file and not on a name',
+  { skip: without('strace', 'shred', 'busybox') },
+  async (t) => {
+    for (const link of ['shred', 'busybox']) {
+      const path = pair(t);
+      const trace = join(path, 'trace');
+      const under = [where('strace'), '-f', '-qq', '-y', '-o', trace, '-e', 'trace=execve,write,?sendfile,?sendfile64'];
+      const { code, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, { link: where(link) }) });
+      assert.equal(code, 0, stderr);
+      const calls = readFileSync(trace, 'utf8');
+      assert.equal(calls.match(/execve\("[^"]*shred", \["shred", "-z", "\/dev\/fd\/3"\], .* = 0$/gm)?.length, 2);
+      assert.match(calls, /(write|sendfile|sendfile64)\(\d+<[^>]*\/\.keys\/mcp-private\.json>/);
+    }
+  },
+);
+
+test(
+  'without shred the content is overwritten and synced before the name goes',
+  { skip: without('strace') },
+  async (t) => {
     const path = pair(t);
     const trace = join(path, 'trace');
-    const under = [where('strace'), '-f', '-qq', '-y', '-o', trace, '-e', 'trace=execve,write,?sendfile,?sendfile64'];
-    const { code, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, { link: where(link) }) });
+    const under = [
+      where('strace'),
+      '-qq',
+      '-y',
+      '-o',
+      trace,
+      '-e',
+      'trace=pwrite64,?rename,?renameat,?renameat2,?unlink,?unlinkat,fsync,?open,openat',
+    ];
+    const { code, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, {}) });
     assert.equal(code, 0, stderr);
-    const calls = readFileSync(trace, 'utf8');
-    assert.equal(calls.match(/execve\("[^"]*shred", \["shred", "-z", "\/dev\/fd\/3"\], .* = 0$/gm)?.length, 2);
-    assert.match(calls, /(write|sendfile|sendfile64)\(\d+<[^>]*\/\.keys\/mcp-private\.json>/);
-  }
-});
-
-test('without shred the content is overwritten and synced before the name goes', { skip: without('strace') }, async (t) => {
-  const path = pair(t);
-  const trace = join(path, 'trace');
-  const under = [where('strace'), '-qq', '-y', '-o', trace, '-e', 'trace=pwrite64,?rename,?renameat,?renameat2,?unlink,?unlinkat,fsync,?open,openat'];
-  const { code, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, {}) });
-  assert.equal(code, 0, stderr);
-  const { size } = lstatSync(join(keys, 'mcp-private.json'));
-  const calls = readFileSync(trace, 'utf8').split('\n').filter((call) => call.includes('mcp-private.json')).map((call) => call.replace(/ +=/, ' ='));
-  const file = `<[^>]*/\\.keys/mcp-private\\.json>`;
-  const expected = [
-    /^open.*O_RDWR.*O_NOFOLLOW/,
-    new RegExp(`^pwrite64\\(\\d+${file}, .*, ${size}, 0\\) = ${size}$`),
-    new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
-    new RegExp(`^pwrite64\\(\\d+${file}, "(\\\\0)+"\\.\\.\\., ${size}, 0\\) = ${size}$`),
-    new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
-    new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
-    /^rename.*mcp-private\.json", .*mcp-private\.json\.[0-9a-f]{12}\.tmp"\) = 0$/,
-    /^unlink.*mcp-private\.json\.[0-9a-f]{12}\.tmp"(, 0)?\) = 0$/,
-  ];
-  assert.equal(calls.length, expected.length, calls.join('\n'));
-  for (const [at, pattern] of expected.entries()) assert.match(calls[at] ?? '', pattern);
-  assert.match(readFileSync(trace, 'utf8'), /unlink[^]*fsync\(\d+<[^>]*\/\.keys>\) += 0\n/);
-});
+    const { size } = lstatSync(join(keys, 'mcp-private.json'));
+    const calls = readFileSync(trace, 'utf8')
+      .split('\n')
+      .filter((call) => call.includes('mcp-private.json'))
+      .map((call) => call.replace(/ +=/, ' ='));
+    const file = `<[^>]*/\\.keys/mcp-private\\.json>`;
+    const expected = [
+      /^open.*O_RDWR.*O_NOFOLLOW/,
+      new RegExp(`^pwrite64\\(\\d+${file}, .*, ${size}, 0\\) = ${size}$`),
+      new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
+      new RegExp(`^pwrite64\\(\\d+${file}, "(\\\\0)+"\\.\\.\\., ${size}, 0\\) = ${size}$`),
+      new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
+      new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
+      /^rename.*mcp-private\.json", .*mcp-private\.json\.[0-9a-f]{12}\.tmp"\) = 0$/,
+      /^unlink.*mcp-private\.json\.[0-9a-f]{12}\.tmp"(, 0)?\) = 0$/,
+    ];
+    assert.equal(calls.length, expected.length, calls.join('\n'));
+    for (const [at, pattern] of expected.entries()) assert.match(calls[at] ?? '', pattern);
+    assert.match(readFileSync(trace, 'utf8'), /unlink[^]*fsync\(\d+<[^>]*\/\.keys>\) += 0\n/);
+  },
+);
 
 describe('clean', () => {
   test('has nothing to do where there are no keys', async (t) => {
@@ -120,7 +161,13 @@ describe('clean', () => {
 
   test('removes what is there of a pair, and what a killed run has left, and nothing else', async (t) => {
     const path = pair(t);
-    const others = ['mcp-private.json.bak', 'mcp-private.json.tmp', 'mcp-private.json.0123456789AB.tmp', 'other.json', 'xmcp-private.json'];
+    const others = [
+      'mcp-private.json.bak',
+      'mcp-private.json.tmp',
+      'mcp-private.json.0123456789AB.tmp',
+      'other.json',
+      'xmcp-private.json',
+    ];
     const left = ['mcp-private.json.0123456789ab.tmp', 'mcp-public.json.fedcba987654.tmp'];
     for (const name of [...others, ...left]) writeFileSync(join(path, '.keys', name), 'content');
     const { code, stdout, stderr } = await mcp(path, ['clean']);
@@ -133,7 +180,12 @@ describe('clean', () => {
   test("leaves an issuer's pair, says so, and destroys it with --signing", async (t) => {
     const path = folder(t, keys);
     const first = await mcp(path, ['clean']);
-    assert.deepEqual(first, { code: 0, signal: null, stdout: removed, stderr: '.keys/signing-private.json is left; clean --signing destroys it\n' });
+    assert.deepEqual(first, {
+      code: 0,
+      signal: null,
+      stdout: removed,
+      stderr: '.keys/signing-private.json is left; clean --signing destroys it\n',
+    });
     const second = await mcp(path, ['clean', '-q']);
     assert.deepEqual(second, { code: 0, signal: null, stdout: 'No keys found in .keys\n', stderr: '' });
     const third = await mcp(path, ['clean', '--signing']);
@@ -196,11 +248,27 @@ describe('clean', () => {
     assert.ok(isZero(join(path, 'old')));
   });
 
-  const unwritable: [name: string, mode: { file?: number; folder?: number }, overwritten: boolean, message: string][] = [
-    ['a read-only file is left', { file: 0o400 }, false, 'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied'],
-    ['an unreadable file is left', { file: 0o000 }, false, 'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied'],
-    ['a file in a read-only folder is overwritten', { folder: 0o500 }, true, 'cannot remove .keys/mcp-private.json, though it is overwritten: permission denied'],
-  ];
+  const unwritable: [name: string, mode: { file?: number; folder?: number }, overwritten: boolean, message: string][] =
+    [
+      [
+        'a read-only file is left',
+        { file: 0o400 },
+        false,
+        'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied',
+      ],
+      [
+        'an unreadable file is left',
+        { file: 0o000 },
+        false,
+        'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied',
+      ],
+      [
+        'a file in a read-only folder is overwritten',
+        { folder: 0o500 },
+        true,
+        'cannot remove .keys/mcp-private.json, though it is overwritten: permission denied',
+      ],
+    ];
   for (const [name, modes, overwritten, message] of unwritable) {
     test(`says that ${name}`, { skip: without('setpriv') }, async (t) => {
       const path = pair(t);
@@ -217,70 +285,116 @@ describe('clean', () => {
     });
   }
 
-  for (const [error, words] of [['EIO', 'i/o error'], ['ENOSPC', 'no space left on device']] as const) {
-    test(`says that a file is left when writing fails with ${error}, and goes on with the next`, { skip: without('strace') }, async (t) => {
-      const path = pair(t);
-      const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', `inject=pwrite64:error=${error}:when=1`];
-      const { code, stdout, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, {}) });
-      assert.deepEqual({ code, stdout }, { code: 1, stdout: 'Removed:\n  .keys/mcp-public.json\n' });
-      assert.equal(stderr, `error: cannot overwrite .keys/mcp-private.json, which is left where it is: ${words}\n`);
-      assert.deepEqual(readdirSync(join(path, '.keys')), ['mcp-private.json']);
-    });
+  for (const [error, words] of [
+    ['EIO', 'i/o error'],
+    ['ENOSPC', 'no space left on device'],
+  ] as const) {
+    test(
+      `says that a file is left when writing fails with ${error}, and goes on with the next`,
+      { skip: without('strace') },
+      async (t) => {
+        const path = pair(t);
+        const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', `inject=pwrite64:error=${error}:when=1`];
+        const { code, stdout, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, {}) });
+        assert.deepEqual({ code, stdout }, { code: 1, stdout: 'Removed:\n  .keys/mcp-public.json\n' });
+        assert.equal(stderr, `error: cannot overwrite .keys/mcp-private.json, which is left where it is: ${words}\n`);
+        assert.deepEqual(readdirSync(join(path, '.keys')), ['mcp-private.json']);
+      },
+    );
   }
 
   test('fails on a folder that is none', async (t) => {
     const path = folder(t);
     writeFileSync(join(path, '.keys'), '');
     const done = await mcp(path, ['clean']);
-    assert.deepEqual(done, { code: 1, signal: null, stdout: '', stderr: 'error: cannot read the folder .keys: not a directory\n' });
+    assert.deepEqual(done, {
+      code: 1,
+      signal: null,
+      stdout: '',
+      stderr: 'error: cannot read the folder .keys: not a directory\n',
+    });
   });
 });
 
 describe('generate -f', () => {
-  test('refuses before it changes anything when the old private key could not be destroyed', { skip: without('setpriv') }, async (t) => {
-    const path = pair(t);
-    const before = contents(path);
-    chmodSync(join(path, '.keys/mcp-private.json'), 0o400);
-    const { code, stdout, stderr } = await mcpUnder(path, bound, ['generate', '-f', '--bits', '2048']);
-    assert.deepEqual({ code, stdout, stderr }, { code: 1, stdout: '', stderr: 'error: cannot replace .keys/mcp-private.json: permission denied\n' });
-    assert.deepEqual(contents(path), before);
-  });
+  test(
+    'refuses before it changes anything when the old private key could not be destroyed',
+    { skip: without('setpriv') },
+    async (t) => {
+      const path = pair(t);
+      const before = contents(path);
+      chmodSync(join(path, '.keys/mcp-private.json'), 0o400);
+      const { code, stdout, stderr } = await mcpUnder(path, bound, ['generate', '-f', '--bits', '2048']);
+      assert.deepEqual(
+        { code, stdout, stderr },
+        { code: 1, stdout: '', stderr: 'error: cannot replace .keys/mcp-private.json: permission denied\n' },
+      );
+      assert.deepEqual(contents(path), before);
+    },
+  );
 
-  test('says where the old private key still is when it cannot be overwritten after all', { skip: without('strace') }, async (t) => {
-    const path = pair(t);
-    const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', 'inject=pwrite64:error=EIO:when=1'];
-    const { code, stderr } = await mcpUnder(path, under, ['generate', '-f', '--bits', '2048'], { env: shred(t, {}) });
-    assert.equal(code, 1);
-    const [, name = ''] = /cannot overwrite \.keys\/(mcp-private\.json\.[0-9a-f]{12}\.tmp), which is left where it is: i\/o error/.exec(stderr) ?? [];
-    assert.match(stderr, /new keys are in place/);
-    assert.equal(readFileSync(join(path, '.keys', name), 'utf8'), readFileSync(join(keys, 'mcp-private.json'), 'utf8'));
-    const cleaned = await mcp(path, ['clean']);
-    assert.deepEqual([cleaned.code, readdirSync(join(path, '.keys'))], [0, []]);
-  });
+  test(
+    'says where the old private key still is when it cannot be overwritten after all',
+    { skip: without('strace') },
+    async (t) => {
+      const path = pair(t);
+      const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', 'inject=pwrite64:error=EIO:when=1'];
+      const { code, stderr } = await mcpUnder(path, under, ['generate', '-f', '--bits', '2048'], { env: shred(t, {}) });
+      assert.equal(code, 1);
+      const [, name = ''] =
+        /cannot overwrite \.keys\/(mcp-private\.json\.[0-9a-f]{12}\.tmp), which is left where it is: i\/o error/.exec(
+          stderr,
+        ) ?? [];
+      assert.match(stderr, /new keys are in place/);
+      assert.equal(
+        readFileSync(join(path, '.keys', name), 'utf8'),
+        readFileSync(join(keys, 'mcp-private.json'), 'utf8'),
+      );
+      const cleaned = await mcp(path, ['clean']);
+      assert.deepEqual([cleaned.code, readdirSync(join(path, '.keys'))], [0, []]);
+    },
+  );
 });
 
 // A file system that is full for everybody: no test for one user's quota shows that overwriting in place needs no space.
 const asRoot = process.getuid?.() === 0 ? [] : ['sudo', '-n'];
-test('destroys keys on a full disk', { skip: asRoot.length > 0 && !process.env.CI ? 'needs root to mount a file system' : without('mount') }, async (t) => {
-  const path = pair(t);
-  const disk = join(path, 'disk');
-  mkdirSync(disk);
-  const mounted = await run('env', [...asRoot, 'mount', '-t', 'tmpfs', '-o', `size=16k,uid=${process.getuid?.()}`, 'none', disk]);
-  if (mounted.code !== 0 && !process.env.CI) return t.skip(`this root may not mount: ${mounted.stderr.trim()}`);
-  assert.equal(mounted.code, 0, mounted.stderr);
-  try {
-    for (const name of names) copyFileSync(join(keys, name), join(disk, name));
-    assert.throws(() => writeFileSync(join(disk, 'full'), Buffer.alloc(64 * 1024)), { code: 'ENOSPC' });
-    const refused = await mcp(path, ['generate', '-f', '--bits', '2048', '-o', 'disk']);
-    assert.deepEqual([refused.code, refused.stderr], [1, 'error: cannot write to disk: no space left on device; nothing was changed\n']);
-    assert.deepEqual(readdirSync(disk).sort(), ['full', ...names]);
-    for (const name of names) assert.equal(readFileSync(join(disk, name), 'utf8'), readFileSync(join(keys, name), 'utf8'));
-    for (const env of [shred(t, {}), {}]) {
-      for (const name of names) if (!existsSync(join(disk, name))) copyFileSync(join(keys, name), join(disk, name));
-      const { code, stdout } = await run(process.execPath, [cli, 'clean', '-o', disk], { env });
-      assert.deepEqual([code, stdout], [0, `Removed:\n  ${disk}/mcp-private.json\n  ${disk}/mcp-public.json\n`]);
+test(
+  'destroys keys on a full disk',
+  { skip: asRoot.length > 0 && !process.env.CI ? 'needs root to mount a file system' : without('mount') },
+  async (t) => {
+    const path = pair(t);
+    const disk = join(path, 'disk');
+    mkdirSync(disk);
+    const mounted = await run('env', [
+      ...asRoot,
+      'mount',
+      '-t',
+      'tmpfs',
+      '-o',
+      `size=16k,uid=${process.getuid?.()}`,
+      'none',
+      disk,
+    ]);
+    if (mounted.code !== 0 && !process.env.CI) return t.skip(`this root may not mount: ${mounted.stderr.trim()}`);
+    assert.equal(mounted.code, 0, mounted.stderr);
+    try {
+      for (const name of names) copyFileSync(join(keys, name), join(disk, name));
+      assert.throws(() => writeFileSync(join(disk, 'full'), Buffer.alloc(64 * 1024)), { code: 'ENOSPC' });
+      const refused = await mcp(path, ['generate', '-f', '--bits', '2048', '-o', 'disk']);
+      assert.deepEqual(
+        [refused.code, refused.stderr],
+        [1, 'error: cannot write to disk: no space left on device; nothing was changed\n'],
+      );
+      assert.deepEqual(readdirSync(disk).sort(), ['full', ...names]);
+      for (const name of names)
+        assert.equal(readFileSync(join(disk, name), 'utf8'), readFileSync(join(keys, name), 'utf8'));
+      for (const env of [shred(t, {}), {}]) {
+        for (const name of names) if (!existsSync(join(disk, name))) copyFileSync(join(keys, name), join(disk, name));
+        const { code, stdout } = await run(process.execPath, [cli, 'clean', '-o', disk], { env });
+        assert.deepEqual([code, stdout], [0, `Removed:\n  ${disk}/mcp-private.json\n  ${disk}/mcp-public.json\n`]);
+      }
+    } finally {
+      execFileSync('env', [...asRoot, 'umount', disk]);
     }
-  } finally {
-    execFileSync('env', [...asRoot, 'umount', disk]);
-  }
-});
+  },
+);

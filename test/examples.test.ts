@@ -3,7 +3,16 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -15,7 +24,7 @@ import { Deployment } from 'kubernetes-models/apps/v1';
 import { Service } from 'kubernetes-models/v1';
 import { encryptToken } from 'mcp-auth-middleware';
 import { parse, parseAllDocuments } from 'yaml';
-import { keyPair, needs, root, run, type Scope, serve } from './support.js';
+import { keyPair, needs, root, run, type Scope, serve } from './support/support.js';
 
 const example = (name: string): string => join(root, 'build/examples', name);
 const cli = join(root, 'dist/cli.js');
@@ -40,7 +49,11 @@ async function token(claims: object): Promise<string> {
 }
 
 /** Starts an example server on a free port and waits until it says where it listens. */
-async function start(scope: Scope, name: string, env: Record<string, string>): Promise<{ process: ChildProcess; url: string }> {
+async function start(
+  scope: Scope,
+  name: string,
+  env: Record<string, string>,
+): Promise<{ process: ChildProcess; url: string }> {
   const child = spawn(process.execPath, [example(name)], {
     env: { ...process.env, HOST: '127.0.0.1', PORT: '0', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -85,8 +98,13 @@ describe('examples/server.ts', () => {
   it('never takes one of twenty simultaneous users for another', async (t) => {
     const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
     const names = Array.from({ length: 20 }, (_, i) => `user ${i}`);
-    const answers = await Promise.all(names.map(async (name) => callTool(url, await token({ name }), { name: 'whoami' })));
-    assert.deepEqual(answers, names.map((name) => [{ type: 'text', text: `Hello, ${name}!` }]));
+    const answers = await Promise.all(
+      names.map(async (name) => callTool(url, await token({ name }), { name: 'whoami' })),
+    );
+    assert.deepEqual(
+      answers,
+      names.map((name) => [{ type: 'text', text: `Hello, ${name}!` }]),
+    );
   });
 
   it('serves MCP at /mcp only, the probe to anyone and nothing else without a token', async (t) => {
@@ -108,7 +126,9 @@ describe('examples/server.ts', () => {
   });
 
   it('does not start without a key file and says which setting is missing', async () => {
-    const { code, stderr } = await run(process.execPath, [example('server.js')], { env: { MCP_KEY_FILE_PATH: undefined } });
+    const { code, stderr } = await run(process.execPath, [example('server.js')], {
+      env: { MCP_KEY_FILE_PATH: undefined },
+    });
     assert.notEqual(code, 0);
     assert.match(stderr, /MCP_KEY_FILE_PATH/);
   });
@@ -125,7 +145,9 @@ describe('examples/server.ts', () => {
 describe('examples/express.ts', () => {
   it('asks for a token everywhere but at the probe, and for the email claim', async (t) => {
     const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const bearer = async (claims: object): Promise<Record<string, string>> => ({ Authorization: `Bearer ${await token(claims)}` });
+    const bearer = async (claims: object): Promise<Record<string, string>> => ({
+      Authorization: `Bearer ${await token(claims)}`,
+    });
     const rows: [path: string, headers: Record<string, string>, status: number][] = [
       ['/healthz', {}, 200],
       ['/.well-known/jwks.json', {}, 200],
@@ -165,9 +187,18 @@ describe('examples/gateway.ts', () => {
 
 describe('examples/upgrade.ts', () => {
   /** Sends a WebSocket handshake and returns the answer with what followed it on the socket. */
-  async function handshake(url: string, headers: Record<string, string>): Promise<{ status: number; accept: string | undefined; frames: string }> {
+  async function handshake(
+    url: string,
+    headers: Record<string, string>,
+  ): Promise<{ status: number; accept: string | undefined; frames: string }> {
     const req = request(url.replace('ws:', 'http:'), {
-      headers: { Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13', 'Sec-WebSocket-Key': 'AAAAAAAAAAAAAAAAAAAAAA==', ...headers },
+      headers: {
+        Connection: 'Upgrade',
+        Upgrade: 'websocket',
+        'Sec-WebSocket-Version': '13',
+        'Sec-WebSocket-Key': 'AAAAAAAAAAAAAAAAAAAAAA==',
+        ...headers,
+      },
     }).end();
     return new Promise((resolve, reject) => {
       req.once('error', reject);
@@ -177,7 +208,11 @@ describe('examples/upgrade.ts', () => {
       });
       req.once('upgrade', (res, socket, head) => {
         text(socket).then((rest) => {
-          resolve({ status: res.statusCode ?? 0, accept: res.headers['sec-websocket-accept'], frames: head.toString() + rest });
+          resolve({
+            status: res.statusCode ?? 0,
+            accept: res.headers['sec-websocket-accept'],
+            frames: head.toString() + rest,
+          });
         }, reject);
       });
     });
@@ -185,9 +220,14 @@ describe('examples/upgrade.ts', () => {
 
   it('opens a WebSocket for a user and greets them over it', async (t) => {
     const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const { status, accept, frames } = await handshake(url, { Authorization: `Bearer ${await token({ name: 'Ada' })}` });
+    const { status, accept, frames } = await handshake(url, {
+      Authorization: `Bearer ${await token({ name: 'Ada' })}`,
+    });
     assert.equal(status, 101);
-    assert.equal(accept, createHash('sha1').update('AAAAAAAAAAAAAAAAAAAAAA==258EAFA5-E914-47DA-95CA-C5AB0DC85B11').digest('base64'));
+    assert.equal(
+      accept,
+      createHash('sha1').update('AAAAAAAAAAAAAAAAAAAAAA==258EAFA5-E914-47DA-95CA-C5AB0DC85B11').digest('base64'),
+    );
     assert.match(frames, /Hello, Ada!/);
   });
 
@@ -212,7 +252,9 @@ describe('examples/k8s-deployment.yaml', () => {
   const [container] = pod.containers;
   const [volume] = pod.volumes;
   const [mount] = container.volumeMounts;
-  const env = Object.fromEntries(container.env.map(({ name, value }: { name: string; value: string }) => [name, value]));
+  const env = Object.fromEntries(
+    container.env.map(({ name, value }: { name: string; value: string }) => [name, value]),
+  );
 
   it('is a Deployment and a Service as the Kubernetes schemas have them', () => {
     new Deployment(deployment).validate();
@@ -222,7 +264,15 @@ describe('examples/k8s-deployment.yaml', () => {
 
   it('is understood by kubectl, the file mode as octal', needs('kubectl'), async () => {
     // `label --local` reads and prints the objects without a cluster.
-    const { code, stdout, stderr } = await run('kubectl', ['label', '--local', '-o', 'json', '-f', file, 'checked=yes']);
+    const { code, stdout, stderr } = await run('kubectl', [
+      'label',
+      '--local',
+      '-o',
+      'json',
+      '-f',
+      file,
+      'checked=yes',
+    ]);
     assert.equal(code, 0, stderr);
     assert.match(stdout, /"kind": "Deployment"/);
     assert.match(stdout, /"defaultMode": 288\b/);
@@ -235,7 +285,10 @@ describe('examples/k8s-deployment.yaml', () => {
     const [port] = container.ports;
     assert.equal(String(port.containerPort), env.PORT);
     const [{ targetPort }] = service.spec.ports;
-    assert.deepEqual([targetPort, container.readinessProbe.httpGet.port, container.livenessProbe.httpGet.port], [port.name, port.name, port.name]);
+    assert.deepEqual(
+      [targetPort, container.readinessProbe.httpGet.port, container.livenessProbe.httpGet.port],
+      [port.name, port.name, port.name],
+    );
   });
 
   it('gives the key to the server and to no one else', () => {
@@ -296,7 +349,16 @@ describe('npm start (scripts/demo.ts)', () => {
     const folder = temporaryFolder(t);
     const { code, stdout, stderr } = await run(process.execPath, [demo], { env: { TMPDIR: folder } });
     assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
-    for (const expected of [/Keys generated/, /"kid": "/, /Hello, Ada!/, /HTTP 401/, /error="invalid_token"/, /Removed:/, /Done in/]) assert.match(stdout, expected);
+    for (const expected of [
+      /Keys generated/,
+      /"kid": "/,
+      /Hello, Ada!/,
+      /HTTP 401/,
+      /error="invalid_token"/,
+      /Removed:/,
+      /Done in/,
+    ])
+      assert.match(stdout, expected);
     assert.doesNotMatch(stdout, /[\w-]{100}/, 'no whole token and no key');
     assert.doesNotMatch(stdout, /"(?:d|p|q|dp|dq|qi)":/, 'no private member');
     assert.ok(!stdout.includes('\x1b'), 'no colour when it is not a terminal');
@@ -311,9 +373,17 @@ describe('npm start (scripts/demo.ts)', () => {
   });
 
   /** Starts the demo and does something to it once it shows a line. */
-  async function interrupt(t: TestContext, line: RegExp, act: (child: ChildProcess) => void): Promise<{ code: unknown; stderr: string; url: string | undefined; left: string[] }> {
+  async function interrupt(
+    t: TestContext,
+    line: RegExp,
+    act: (child: ChildProcess) => void,
+  ): Promise<{ code: unknown; stderr: string; url: string | undefined; left: string[] }> {
     const folder = temporaryFolder(t);
-    const child = spawn(process.execPath, [demo], { env: { ...process.env, TMPDIR: folder }, stdio: ['ignore', 'pipe', 'pipe'], ...limit });
+    const child = spawn(process.execPath, [demo], {
+      env: { ...process.env, TMPDIR: folder },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      ...limit,
+    });
     t.after(() => child.kill('SIGKILL'));
     const stderr = text(child.stderr);
     const closed = once(child, 'close');

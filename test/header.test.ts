@@ -1,9 +1,17 @@
 // The compact form and its protected header: what is refused before any RSA operation, and what is never used.
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { compactDecrypt, encryptToken, generateKeyPair, JWETokenVerifier, type RefusalReason, type RsaPrivateJwk, type RsaPublicJwk } from 'mcp-auth-middleware';
-import { keyPair } from './support.js';
-import { base64url, oaep, type Recipe, refused, seal, untyped } from './tokens.js';
+import {
+  compactDecrypt,
+  encryptToken,
+  generateKeyPair,
+  JWETokenVerifier,
+  type RefusalReason,
+  type RsaPrivateJwk,
+  type RsaPublicJwk,
+} from 'mcp-auth-middleware';
+import { keyPair } from './support/support.js';
+import { base64url, oaep, type Recipe, refused, seal, untyped } from './support/tokens.js';
 
 let publicJwk: RsaPublicJwk;
 let privateJwk: RsaPrivateJwk;
@@ -18,7 +26,14 @@ describe('the compact form', () => {
     ['an empty string', () => ''],
     ['no dot', (token) => token.replaceAll('.', '')],
     ['three dots', (token) => token.split('.').slice(0, 4).join('.')],
-    ['three dots, the encrypted key left out', (token) => token.split('.').filter((_, index) => index !== 1).join('.')],
+    [
+      'three dots, the encrypted key left out',
+      (token) =>
+        token
+          .split('.')
+          .filter((_, index) => index !== 1)
+          .join('.'),
+    ],
     ['five dots', (token) => `${token}.`],
     ['five dots with a sixth segment', (token) => `${token}.AAAA`],
     ['a dot in front', (token) => `.${token}`],
@@ -29,10 +44,13 @@ describe('the compact form', () => {
     ['an empty tag', (token) => token.replace(/[^.]+$/, '')],
     ['two tokens', (token) => `${token} ${token}`],
     ['two tokens with a comma', (token) => `${token}, ${token}`],
-    ['the flattened JSON serialization', (token) => {
-      const [header, encryptedKey, iv, ciphertext, tag] = token.split('.');
-      return JSON.stringify({ protected: header, encrypted_key: encryptedKey, iv, ciphertext, tag });
-    }],
+    [
+      'the flattened JSON serialization',
+      (token) => {
+        const [header, encryptedKey, iv, ciphertext, tag] = token.split('.');
+        return JSON.stringify({ protected: header, encrypted_key: encryptedKey, iv, ciphertext, tag });
+      },
+    ],
     ['quotes around it', (token) => `"${token}"`],
     ['undefined', () => undefined],
     ['null', () => null],
@@ -62,12 +80,14 @@ describe('the compact form', () => {
       for (const typ of ['a', 'ab', 'abc', 'abcd']) {
         const characters = length - seal(publicJwk, { header: { typ }, plaintext: '' }).length;
         const octets = Math.floor((characters * 3) / 4);
-        if (Math.ceil((octets * 4) / 3) === characters) return seal(publicJwk, { header: { typ }, plaintext: `{"a":"${'x'.repeat(octets - 8)}"}` });
+        if (Math.ceil((octets * 4) / 3) === characters)
+          return seal(publicJwk, { header: { typ }, plaintext: `{"a":"${'x'.repeat(octets - 8)}"}` });
       }
       return assert.fail(`no token of ${length} characters`);
     };
     for (const length of [16_383, 16_384, 16_385]) assert.equal(sized(length).length, length);
-    for (const length of [16_383, 16_384]) assert.match(String((await verifier.verifyToken(sized(length)))['a']), /^x+$/);
+    for (const length of [16_383, 16_384])
+      assert.match(String((await verifier.verifyToken(sized(length)))['a']), /^x+$/);
     await refused(verifier.verifyToken(sized(16_385)), 'malformed');
     await refused(compactDecrypt(sized(16_385), privateJwk), 'malformed');
     await refused(verifier.verifyToken(sized(20_000)), 'malformed');
@@ -78,7 +98,10 @@ describe('the compact form', () => {
     const room = 16_384 - (await encryptToken(claims(10_000), publicJwk)).length;
     let longest = 10_000 + Math.floor((room * 3) / 4) - 2;
     while ((await encryptToken(claims(longest + 1), publicJwk).catch(() => '')) !== '') longest++;
-    assert.equal((await verifier.verifyToken(await encryptToken(claims(longest), publicJwk)))['a'], 'x'.repeat(longest));
+    assert.equal(
+      (await verifier.verifyToken(await encryptToken(claims(longest), publicJwk)))['a'],
+      'x'.repeat(longest),
+    );
     await assert.rejects(encryptToken(claims(longest + 1), publicJwk), { name: 'TypeError', message: /16384/ });
   });
 });
@@ -143,8 +166,14 @@ describe('the protected header', () => {
   }
 
   it('rejects alg, enc and kid under __proto__, which must not become inherited', async () => {
-    await refused(verifier.verifyToken(seal(publicJwk, { header: '{"__proto__":{"alg":"RSA-OAEP-256","enc":"A256GCM"}}' })), 'malformed');
-    await refused(verifier.verifyToken(seal(publicJwk, { header: '{"enc":"A256GCM","__proto__":{"alg":"RSA-OAEP-256"}}' })), 'malformed');
+    await refused(
+      verifier.verifyToken(seal(publicJwk, { header: '{"__proto__":{"alg":"RSA-OAEP-256","enc":"A256GCM"}}' })),
+      'malformed',
+    );
+    await refused(
+      verifier.verifyToken(seal(publicJwk, { header: '{"enc":"A256GCM","__proto__":{"alg":"RSA-OAEP-256"}}' })),
+      'malformed',
+    );
   });
 
   it('rejects the key in the case of another letter of its kid', async () => {
@@ -169,7 +198,10 @@ describe('the protected header', () => {
   for (const [name, header] of UNUSED) {
     it(`never uses ${name}`, async () => {
       const foreign = await keyPair('foreign');
-      assert.deepEqual({ ...await verifier.verifyToken(seal(publicJwk, { header: header(foreign.publicJwk) })) }, { sub: 'ada' });
+      assert.deepEqual(
+        { ...(await verifier.verifyToken(seal(publicJwk, { header: header(foreign.publicJwk) }))) },
+        { sub: 'ada' },
+      );
       const { alg, kid } = publicJwk;
       const token = seal(foreign.publicJwk, { header: { ...header(foreign.publicJwk), alg, kid } });
       await refused(verifier.verifyToken(token), 'undecryptable', 'encrypted to a foreign key');
@@ -177,16 +209,26 @@ describe('the protected header', () => {
   }
 
   it('reads kid, cty and typ as what they are', async () => {
-    const { protectedHeader } = await compactDecrypt(seal(publicJwk, { header: { cty: 'text/plain', typ: 'JOSE' } }), privateJwk);
-    assert.deepEqual({ ...protectedHeader }, { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: publicJwk.kid, cty: 'text/plain', typ: 'JOSE' });
-    assert.equal((await verifier.verifyToken(seal(publicJwk, { header: { typ: 'at+jwt', cty: 'application/json' } }))).sub, 'ada');
+    const { protectedHeader } = await compactDecrypt(
+      seal(publicJwk, { header: { cty: 'text/plain', typ: 'JOSE' } }),
+      privateJwk,
+    );
+    assert.deepEqual(
+      { ...protectedHeader },
+      { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: publicJwk.kid, cty: 'text/plain', typ: 'JOSE' },
+    );
+    assert.equal(
+      (await verifier.verifyToken(seal(publicJwk, { header: { typ: 'at+jwt', cty: 'application/json' } }))).sub,
+      'ada',
+    );
   });
 
   it('takes the algorithm from the key alone', async () => {
     const other = await keyPair('server', 'RSA-OAEP');
     const { alg: _unsaid, ...silent } = privateJwk;
     const { alg: _alsoUnsaid, ...silentPublic } = publicJwk;
-    const wrapped = (alg: string, key: RsaPublicJwk): string => seal(key, { header: { alg }, wrap: (jwk, cek) => oaep({ ...jwk, alg }, cek) });
+    const wrapped = (alg: string, key: RsaPublicJwk): string =>
+      seal(key, { header: { alg }, wrap: (jwk, cek) => oaep({ ...jwk, alg }, cek) });
     const ACCEPTED: [string, object, RsaPublicJwk, string][] = [
       ['RSA-OAEP-256', privateJwk, publicJwk, 'RSA-OAEP'],
       ['RSA-OAEP', other.privateJwk, other.publicJwk, 'RSA-OAEP-256'],
@@ -195,14 +237,26 @@ describe('the protected header', () => {
     for (const [accepted, key, recipient, rejected] of ACCEPTED) {
       const owner = new JWETokenVerifier({ keys: { keys: [untyped(key)] } });
       assert.equal((await owner.verifyToken(wrapped(accepted, recipient))).sub, 'ada');
-      await refused(owner.verifyToken(wrapped(rejected, recipient)), 'malformed', `${rejected} to a key for ${accepted}`);
+      await refused(
+        owner.verifyToken(wrapped(rejected, recipient)),
+        'malformed',
+        `${rejected} to a key for ${accepted}`,
+      );
       // The header says what the key wants, the encrypted key was made the other way.
-      await refused(owner.verifyToken(seal(recipient, { header: { alg: accepted }, wrap: (jwk, cek) => oaep({ ...jwk, alg: rejected }, cek) })), 'undecryptable');
+      await refused(
+        owner.verifyToken(
+          seal(recipient, { header: { alg: accepted }, wrap: (jwk, cek) => oaep({ ...jwk, alg: rejected }, cek) }),
+        ),
+        'undecryptable',
+      );
     }
   });
 
   it('gives a key without kid its thumbprint', async () => {
-    const { privateJwk: { kid: _none, ...nameless }, publicJwk: { kid: thumbprint } } = await generateKeyPair({ modulusLength: 2048 });
+    const {
+      privateJwk: { kid: _none, ...nameless },
+      publicJwk: { kid: thumbprint },
+    } = await generateKeyPair({ modulusLength: 2048 });
     const owner = new JWETokenVerifier({ keys: { keys: [nameless] } });
     const { keyId } = await owner.authenticate(seal(nameless, { header: { kid: thumbprint } }));
     assert.equal(keyId, thumbprint);
@@ -214,8 +268,16 @@ describe('the protected header', () => {
     const spaced = `{ "kid" : ${JSON.stringify(publicJwk.kid)} ,\n "enc":"A256GCM", "alg":"RSA\\u002dOAEP-256" }`;
     assert.equal((await verifier.verifyToken(seal(publicJwk, { header: spaced }))).sub, 'ada');
     const canonical = base64url(JSON.stringify(JSON.parse(spaced)));
-    await refused(verifier.verifyToken(seal(publicJwk, { header: spaced, aad: canonical })), 'undecryptable', 'AAD of the same header written anew');
+    await refused(
+      verifier.verifyToken(seal(publicJwk, { header: spaced, aad: canonical })),
+      'undecryptable',
+      'AAD of the same header written anew',
+    );
     await refused(verifier.verifyToken(seal(publicJwk, { aad: '' })), 'undecryptable', 'no AAD');
-    await refused(verifier.verifyToken(seal(publicJwk, { header: spaced, aad: spaced })), 'undecryptable', 'AAD of the decoded header');
+    await refused(
+      verifier.verifyToken(seal(publicJwk, { header: spaced, aad: spaced })),
+      'undecryptable',
+      'AAD of the decoded header',
+    );
   });
 });

@@ -8,15 +8,28 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
-import { type AuthEvent, type AuthOptions, encryptToken, getAuth, type Jwk, JWETokenVerifier, KeyError, type PrivateSigningJwk, withAuth } from 'mcp-auth-middleware';
-import { countRsa } from './rsa.js';
-import { keyPair, type Scope, serve, until } from './support.js';
+import {
+  type AuthEvent,
+  type AuthOptions,
+  encryptToken,
+  getAuth,
+  type Jwk,
+  JWETokenVerifier,
+  KeyError,
+  type PrivateSigningJwk,
+  withAuth,
+} from 'mcp-auth-middleware';
+import { countRsa } from './support/rsa.js';
+import { keyPair, type Scope, serve, until } from './support/support.js';
 
 const NOW = 1_800_000_000;
 const AUDIENCE = 'https://mcp.example';
 const { privateJwk, publicJwk } = await keyPair();
 
-interface SigningKey { privateKey: PrivateSigningJwk; publicKey: Jwk }
+interface SigningKey {
+  privateKey: PrivateSigningJwk;
+  publicKey: Jwk;
+}
 function signingKey(kid: string | undefined): SigningKey {
   const { kty, crv, x, d } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' });
   if (!kty || !d) throw new Error('an Ed25519 key has these');
@@ -24,23 +37,41 @@ function signingKey(kid: string | undefined): SigningKey {
 }
 const [first, second, third] = [signingKey('first'), signingKey('second'), signingKey('third')];
 
-const mint = (issuer: string, { privateKey }: SigningKey, sub = 'alice'): Promise<string> => encryptToken(
-  { sub, iat: NOW, exp: NOW + 10_000_000 }, publicJwk, { sign: { key: privateKey, issuer, audience: AUDIENCE } });
+const mint = (issuer: string, { privateKey }: SigningKey, sub = 'alice'): Promise<string> =>
+  encryptToken({ sub, iat: NOW, exp: NOW + 10_000_000 }, publicJwk, {
+    sign: { key: privateKey, issuer, audience: AUDIENCE },
+  });
 
 /** An issuer's server: what it answers, and how often it was asked. */
-interface IssuerServer { url: URL; hits: string[]; answer: RequestListener; keys: SigningKey[]; drop: () => void }
+interface IssuerServer {
+  url: URL;
+  hits: string[];
+  answer: RequestListener;
+  keys: SigningKey[];
+  drop: () => void;
+}
 const answerKeys: (server: IssuerServer) => RequestListener = (server) => (_req, res) => {
-  res.setHeader('content-type', 'application/json').end(JSON.stringify({ keys: server.keys.map(({ publicKey }) => publicKey) }));
+  res
+    .setHeader('content-type', 'application/json')
+    .end(JSON.stringify({ keys: server.keys.map(({ publicKey }) => publicKey) }));
 };
 const answerNothing: RequestListener = () => {};
-const answerError: RequestListener = (_req, res) => { res.writeHead(500).end(); };
+const answerError: RequestListener = (_req, res) => {
+  res.writeHead(500).end();
+};
 
 async function startIssuer(scope: Scope, ...keys: SigningKey[]): Promise<IssuerServer> {
   const { url, server } = await serve(scope, (req, res) => {
     issuer.hits.push(req.url ?? '');
     issuer.answer(req, res);
   });
-  const issuer: IssuerServer = { url: new URL('/jwks.json', url), hits: [], answer: answerNothing, keys, drop: () => server.closeAllConnections() };
+  const issuer: IssuerServer = {
+    url: new URL('/jwks.json', url),
+    hits: [],
+    answer: answerNothing,
+    keys,
+    drop: () => server.closeAllConnections(),
+  };
   issuer.answer = answerKeys(issuer);
   return issuer;
 }
@@ -49,15 +80,25 @@ async function startIssuer(scope: Scope, ...keys: SigningKey[]): Promise<IssuerS
 async function start(scope: Scope, issuers: Record<string, URL | { keys: Jwk[] }>, options: AuthOptions = {}) {
   const clock = { now: NOW };
   const events: AuthEvent[] = [];
-  const { url } = await serve(scope, withAuth((_req, res) => {
-    const { user, signed, issuer } = getAuth() ?? {};
-    res.end(JSON.stringify({ sub: user?.sub, signed, issuer }));
-  }, {
-    keys: privateJwk, audience: AUDIENCE, now: () => clock.now,
-    trustedIssuers: Object.entries(issuers).map(([issuer, jwks]) => ({ issuer, jwks })),
-    onEvent: (event) => { if (event.type.startsWith('issuer.')) events.push(event); },
-    ...options,
-  }));
+  const { url } = await serve(
+    scope,
+    withAuth(
+      (_req, res) => {
+        const { user, signed, issuer } = getAuth() ?? {};
+        res.end(JSON.stringify({ sub: user?.sub, signed, issuer }));
+      },
+      {
+        keys: privateJwk,
+        audience: AUDIENCE,
+        now: () => clock.now,
+        trustedIssuers: Object.entries(issuers).map(([issuer, jwks]) => ({ issuer, jwks })),
+        onEvent: (event) => {
+          if (event.type.startsWith('issuer.')) events.push(event);
+        },
+        ...options,
+      },
+    ),
+  );
   const get = (token: string): Promise<Response> => fetch(url, { headers: { authorization: `Bearer ${token}` } });
   const ask = async (token: string): Promise<number> => (await get(token)).status;
   return { clock, events, get, ask };
@@ -91,9 +132,22 @@ const urls: [url: string, accepted: boolean][] = [
 ];
 for (const [url, accepted] of urls) {
   test(`${accepted ? 'takes' : 'refuses'} ${url} as the place of an issuer's keys`, () => {
-    const construct = (): JWETokenVerifier => new JWETokenVerifier({ keys: privateJwk, audience: AUDIENCE, trustedIssuers: [{ issuer: 'one', jwks: new URL(url) }] });
+    const construct = (): JWETokenVerifier =>
+      new JWETokenVerifier({
+        keys: privateJwk,
+        audience: AUDIENCE,
+        trustedIssuers: [{ issuer: 'one', jwks: new URL(url) }],
+      });
     if (accepted) construct();
-    else assert.throws(construct, (error) => error instanceof KeyError && error.code === 'option' && /jwks.*https/.test(error.message) && !error.message.includes('secret'));
+    else
+      assert.throws(
+        construct,
+        (error) =>
+          error instanceof KeyError &&
+          error.code === 'option' &&
+          /jwks.*https/.test(error.message) &&
+          !error.message.includes('secret'),
+      );
   });
 }
 
@@ -111,19 +165,71 @@ test('fetches nothing before the first token, and never the changed URL object',
 
 const answers: [what: string, answer: RequestListener, event: object][] = [
   ['an error', answerError, MALFORMED],
-  ['not found, with a key set', (_req, res) => { res.writeHead(404).end(JSON.stringify({ keys: [first.publicKey] })); }, MALFORMED],
-  ['nothing', (_req, res) => { res.end(); }, MALFORMED],
-  ['no JSON', (_req, res) => { res.end('<html>'); }, MALFORMED],
-  ['an array', (_req, res) => { res.end(JSON.stringify([first.publicKey])); }, MALFORMED],
-  ['no keys', (_req, res) => { res.end('{"keys":[]}'); }, MALFORMED],
-  ['a private key', (_req, res) => { res.end(JSON.stringify({ keys: [first.privateKey] })); }, MALFORMED],
-  ['keys for encryption only', (_req, res) => { res.end(JSON.stringify({ keys: [publicJwk] })); }, MALFORMED],
-  ['a closed connection', (req) => { req.socket.destroy(); }, UNREACHABLE],
-  ['half an answer', (req, res) => {
-    res.writeHead(200, { 'content-length': '5000' });
-    res.write('{"keys":[');
-    setImmediate(() => req.socket.destroy());
-  }, UNREACHABLE],
+  [
+    'not found, with a key set',
+    (_req, res) => {
+      res.writeHead(404).end(JSON.stringify({ keys: [first.publicKey] }));
+    },
+    MALFORMED,
+  ],
+  [
+    'nothing',
+    (_req, res) => {
+      res.end();
+    },
+    MALFORMED,
+  ],
+  [
+    'no JSON',
+    (_req, res) => {
+      res.end('<html>');
+    },
+    MALFORMED,
+  ],
+  [
+    'an array',
+    (_req, res) => {
+      res.end(JSON.stringify([first.publicKey]));
+    },
+    MALFORMED,
+  ],
+  [
+    'no keys',
+    (_req, res) => {
+      res.end('{"keys":[]}');
+    },
+    MALFORMED,
+  ],
+  [
+    'a private key',
+    (_req, res) => {
+      res.end(JSON.stringify({ keys: [first.privateKey] }));
+    },
+    MALFORMED,
+  ],
+  [
+    'keys for encryption only',
+    (_req, res) => {
+      res.end(JSON.stringify({ keys: [publicJwk] }));
+    },
+    MALFORMED,
+  ],
+  [
+    'a closed connection',
+    (req) => {
+      req.socket.destroy();
+    },
+    UNREACHABLE,
+  ],
+  [
+    'half an answer',
+    (req, res) => {
+      res.writeHead(200, { 'content-length': '5000' });
+      res.write('{"keys":[');
+      setImmediate(() => req.socket.destroy());
+    },
+    UNREACHABLE,
+  ],
 ];
 for (const [what, answer, event] of answers) {
   test(`an issuer that answers with ${what} draws 503, one event, and recovers`, async (t) => {
@@ -159,13 +265,20 @@ for (const status of [301, 302, 303, 307, 308]) {
   });
 }
 
-for (const [octets, accepted] of [[65_536, true], [65_537, false]] as const) {
+for (const [octets, accepted] of [
+  [65_536, true],
+  [65_537, false],
+] as const) {
   test(`a key set of ${octets} octets is ${accepted ? 'read' : 'refused'}, compressed or not`, async (t) => {
     const issuer = await startIssuer(t);
     const text = JSON.stringify({ keys: [first.publicKey] }).padEnd(octets);
     for (const answer of [
-      (_req, res) => { res.end(text); },
-      (_req, res) => { res.setHeader('content-encoding', 'gzip').end(gzipSync(text)); },
+      (_req, res) => {
+        res.end(text);
+      },
+      (_req, res) => {
+        res.setHeader('content-encoding', 'gzip').end(gzipSync(text));
+      },
     ] satisfies RequestListener[]) {
       issuer.answer = answer;
       const { ask } = await start(t, { one: issuer.url });
@@ -195,9 +308,23 @@ test('a key set without end is cut off', async (t) => {
 
 test('foreign and unusable keys of a set are skipped', async (t) => {
   const issuer = await startIssuer(t);
-  const odd = [null, 'key', 1, [], {}, { kty: 'oct', k: 'AAAA' }, { kty: 'EC', crv: 'secp256k1', x: 'AA', y: 'AA' }, { kty: 'OKP', crv: 'X25519', x: first.publicKey.x }, publicJwk,
-    { ...second.publicKey, kid: 1 }, { ...second.publicKey, x: 'AA' }, second.privateKey];
-  issuer.answer = (_req, res) => { res.end(JSON.stringify({ keys: [...odd, first.publicKey] })); };
+  const odd = [
+    null,
+    'key',
+    1,
+    [],
+    {},
+    { kty: 'oct', k: 'AAAA' },
+    { kty: 'EC', crv: 'secp256k1', x: 'AA', y: 'AA' },
+    { kty: 'OKP', crv: 'X25519', x: first.publicKey.x },
+    publicJwk,
+    { ...second.publicKey, kid: 1 },
+    { ...second.publicKey, x: 'AA' },
+    second.privateKey,
+  ];
+  issuer.answer = (_req, res) => {
+    res.end(JSON.stringify({ keys: [...odd, first.publicKey] }));
+  };
   const { ask } = await start(t, { one: issuer.url });
   assert.deepEqual([await ask(await mint('one', first)), await ask(await mint('one', second))], [200, 401]);
 });
@@ -208,15 +335,19 @@ test('an issuer that does not answer, or not to the end, is given up after 5 s',
   const [silent, slow] = [await startIssuer(t, first), await startIssuer(t, first)];
   silent.answer = answerNothing;
   slow.answer = (_req, res) => {
-    const drip = setInterval(() => { res.write(' '); }, 100);
+    const drip = setInterval(() => {
+      res.write(' ');
+    }, 100);
     res.once('close', () => clearInterval(drip));
   };
   const token = await mint('one', first);
-  await Promise.all([silent, slow].map(async (issuer) => {
-    const { events, ask } = await start(t, { one: issuer.url });
-    assert.equal(await ask(token), 503);
-    assert.deepEqual(events[0], UNREACHABLE);
-  }));
+  await Promise.all(
+    [silent, slow].map(async (issuer) => {
+      const { events, ask } = await start(t, { one: issuer.url });
+      assert.equal(await ask(token), 503);
+      assert.deepEqual(events[0], UNREACHABLE);
+    }),
+  );
 });
 
 // ## Keeping a set
@@ -229,14 +360,19 @@ test('a set is used for 10 min, then fetched again by the next token', async (t)
     assert.equal(await ask(await mint('one', first, `at ${seconds}`)), 200);
     return issuer.hits.length;
   };
-  assert.deepEqual([await at(0), await at(1), await at(599), await at(600), await at(1199), await at(1200)], [1, 1, 1, 2, 2, 3]);
+  assert.deepEqual(
+    [await at(0), await at(1), await at(599), await at(600), await at(1199), await at(1200)],
+    [1, 1, 1, 2, 2, 3],
+  );
   assert.deepEqual(events, [FETCHED, FETCHED, FETCHED]);
 });
 
 test('many new tokens at once share one fetch', async (t) => {
   const issuer = await startIssuer(t, first);
   const good = issuer.answer;
-  issuer.answer = (req, res) => { setTimeout(() => good(req, res), 50); };
+  issuer.answer = (req, res) => {
+    setTimeout(() => good(req, res), 50);
+  };
   const { events, ask } = await start(t, { one: issuer.url });
   const tokens = await Promise.all(Array.from({ length: 50 }, (_, i) => mint('one', first, `user ${i}`)));
   assert.deepEqual(new Set(await Promise.all(tokens.map(ask))), new Set([200]));
@@ -266,7 +402,9 @@ test('forged tokens with unknown kids cause one fetch in 30 s, however many they
   const { clock, ask } = await start(t, { one: issuer.url });
   assert.equal(await ask(await mint('one', first)), 200);
   for (const hits of [2, 3]) {
-    const tokens = await Promise.all(Array.from({ length: 50 }, (_, i) => mint('one', signingKey(`unknown ${i}`), `${hits}`)));
+    const tokens = await Promise.all(
+      Array.from({ length: 50 }, (_, i) => mint('one', signingKey(`unknown ${i}`), `${hits}`)),
+    );
     assert.deepEqual(new Set(await Promise.all(tokens.map(ask))), new Set([401]));
     assert.equal(issuer.hits.length, hits);
     clock.now += 30;
@@ -286,7 +424,12 @@ test('a key that its issuer withdrew takes its known tokens with it, and only th
   const { clock, ask } = await start(t, { one: issuer.url });
   const tokens = [await mint('one', first), await mint('one', second)];
   for (const token of tokens) assert.equal(await ask(token), 200);
-  assert.equal(await countRsa(async () => { for (const token of tokens) assert.equal(await ask(token), 200); }), 0);
+  assert.equal(
+    await countRsa(async () => {
+      for (const token of tokens) assert.equal(await ask(token), 200);
+    }),
+    0,
+  );
   issuer.keys = [second];
   clock.now += 600;
   assert.equal(await ask(tokens[0] ?? ''), 401); // the first to find the set old waits for the new one
@@ -344,7 +487,9 @@ test('a failed fetch keeps the set that was there, with its known tokens', async
   const { clock, events, ask } = await start(t, { one: issuer.url });
   const known = await mint('one', first);
   assert.equal(await ask(known), 200);
-  issuer.answer = (_req, res) => { res.end('{"keys":[]}'); };
+  issuer.answer = (_req, res) => {
+    res.end('{"keys":[]}');
+  };
   clock.now += 600;
   assert.equal(await ask(await mint('one', first, 'bob')), 200);
   assert.deepEqual(events, [FETCHED, MALFORMED]);
@@ -356,7 +501,9 @@ function hang(issuer: IssuerServer): () => Promise<boolean> {
   let open = false;
   issuer.answer = (_req, res) => {
     open = true;
-    res.once('close', () => { open = false; });
+    res.once('close', () => {
+      open = false;
+    });
   };
   return async () => {
     await sleep(200); // until a close would have been seen
@@ -385,7 +532,8 @@ test('an issuer that hangs does not delay tokens of one whose keys are at hand',
 test('an issuer that hangs does not delay tokens of one whose keys have to be fetched', async (t) => {
   const [silent, other] = [await startIssuer(t, first), await startIssuer(t, second)];
   const { clock, ask } = await start(t, { silent: silent.url, other: other.url });
-  for (const seconds of [0, 600, 1200]) { // never fetched, and twice too old
+  for (const seconds of [0, 600, 1200]) {
+    // never fetched, and twice too old
     clock.now = NOW + seconds;
     const isHanging = hang(silent);
     assert.equal(await ask(await mint('other', second, `at ${seconds}`)), 200);
@@ -405,7 +553,12 @@ test('a known token waits for the keys of its issuer once, and not again while t
   assert.deepEqual(events, [FETCHED, MALFORMED]);
   clock.now += 30;
   const isHanging = hang(issuer);
-  assert.equal(await countRsa(async () => { for (let i = 0; i < 3; i += 1) assert.equal(await ask(known), 200); }), 0);
+  assert.equal(
+    await countRsa(async () => {
+      for (let i = 0; i < 3; i += 1) assert.equal(await ask(known), 200);
+    }),
+    0,
+  );
   assert.equal(await ask(await mint('one', first, 'bob')), 200); // nor does a new one
   assert.ok(await isHanging());
   assert.equal(issuer.hits.length, 3);
@@ -430,7 +583,10 @@ test('a token asks an issuer that is down once', async (t) => {
 test('getAuth says which issuer signed, and each issuer speaks for itself only', async (t) => {
   const [one, two] = [await startIssuer(t, first), await startIssuer(t, second)];
   const { get, ask } = await start(t, { one: one.url, two: two.url });
-  for (const [issuer, key] of [['one', first], ['two', second]] as const) {
+  for (const [issuer, key] of [
+    ['one', first],
+    ['two', second],
+  ] as const) {
     assert.deepEqual(await (await get(await mint(issuer, key))).json(), { sub: 'alice', signed: true, issuer });
   }
   assert.equal(await ask(await mint('two', first)), 401);

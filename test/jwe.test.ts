@@ -1,10 +1,43 @@
 // Encryption and decryption: what belongs together opens, and everything else fails in the same way.
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { compactDecrypt as joseDecrypt, CompactEncrypt, decodeProtectedHeader, EncryptJWT, exportJWK, generateKeyPair as joseKeyPair, importJWK, jwtDecrypt } from 'jose';
-import { compactDecrypt, compactEncrypt, encryptToken, generateKeyPair, type JwkSet, JWETokenVerifier, KeyError, type RefusalReason, type RsaPrivateJwk, type RsaPublicJwk } from 'mcp-auth-middleware';
-import { keyPair } from './support.js';
-import { base64url, edit, editBytes, flip, oaep, type OaepDefect, pkcs1, type Recipe, refused, seal, SEGMENTS, untyped } from './tokens.js';
+import {
+  compactDecrypt as joseDecrypt,
+  CompactEncrypt,
+  decodeProtectedHeader,
+  EncryptJWT,
+  exportJWK,
+  generateKeyPair as joseKeyPair,
+  importJWK,
+  jwtDecrypt,
+} from 'jose';
+import {
+  compactDecrypt,
+  compactEncrypt,
+  encryptToken,
+  generateKeyPair,
+  type JwkSet,
+  JWETokenVerifier,
+  KeyError,
+  type RefusalReason,
+  type RsaPrivateJwk,
+  type RsaPublicJwk,
+} from 'mcp-auth-middleware';
+import { keyPair } from './support/support.js';
+import {
+  base64url,
+  edit,
+  editBytes,
+  flip,
+  oaep,
+  type OaepDefect,
+  pkcs1,
+  type Recipe,
+  refused,
+  seal,
+  SEGMENTS,
+  untyped,
+} from './support/tokens.js';
 
 const ALGS = ['RSA-OAEP-256', 'RSA-OAEP'] as const;
 const SAYING = Buffer.from('all that is gold does not glitter');
@@ -18,13 +51,20 @@ before(async () => {
 });
 
 const segmentsOf = (token: string): Buffer[] => token.split('.').map((text) => Buffer.from(text, 'base64url'));
-const lengthOf = (token: string, segment: (typeof SEGMENTS)[number]): number => segmentsOf(token)[SEGMENTS.indexOf(segment)]?.length ?? 0;
+const lengthOf = (token: string, segment: (typeof SEGMENTS)[number]): number =>
+  segmentsOf(token)[SEGMENTS.indexOf(segment)]?.length ?? 0;
 
 describe('compactEncrypt and compactDecrypt', () => {
   for (const alg of ALGS) {
     it(`give back any octets with ${alg}`, async () => {
       const pair = await keyPair('server', alg);
-      for (const plaintext of [Buffer.of(), Buffer.of(0), Buffer.from(Array.from({ length: 256 }, (_, octet) => octet)), Buffer.alloc(11_000, 'x'), new Uint8Array([1, 2, 3])]) {
+      for (const plaintext of [
+        Buffer.of(),
+        Buffer.of(0),
+        Buffer.from(Array.from({ length: 256 }, (_, octet) => octet)),
+        Buffer.alloc(11_000, 'x'),
+        new Uint8Array([1, 2, 3]),
+      ]) {
         const opened = await compactDecrypt(compactEncrypt(plaintext, pair.publicJwk), pair.privateJwk);
         assert.ok(Buffer.from(opened.plaintext).equals(plaintext));
         assert.deepEqual({ ...opened.protectedHeader }, { alg, enc: 'A256GCM', kid: pair.publicJwk.kid });
@@ -44,11 +84,24 @@ describe('compactEncrypt and compactDecrypt', () => {
       assert.equal(values.size, segment === 'protected header' ? 1 : 50, segment);
     }
     const [token = ''] = tokens;
-    assert.deepEqual(SEGMENTS.slice(1).map((segment) => lengthOf(token, segment)), [256, 12, SAYING.length, 16]);
+    assert.deepEqual(
+      SEGMENTS.slice(1).map((segment) => lengthOf(token, segment)),
+      [256, 12, SAYING.length, 16],
+    );
   });
   it('say cty and typ when asked, and nothing else', async () => {
-    const token = compactEncrypt(SAYING, publicJwk, untyped({ cty: 'JWT', typ: 'JOSE', zip: 'DEF', alg: 'none', kid: 'x', crit: ['exp'] }));
-    assert.deepEqual(decodeProtectedHeader(token), { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: publicJwk.kid, cty: 'JWT', typ: 'JOSE' });
+    const token = compactEncrypt(
+      SAYING,
+      publicJwk,
+      untyped({ cty: 'JWT', typ: 'JOSE', zip: 'DEF', alg: 'none', kid: 'x', crit: ['exp'] }),
+    );
+    assert.deepEqual(decodeProtectedHeader(token), {
+      alg: 'RSA-OAEP-256',
+      enc: 'A256GCM',
+      kid: publicJwk.kid,
+      cty: 'JWT',
+      typ: 'JOSE',
+    });
   });
   it('name the key by its thumbprint when it has no kid', () => {
     const { kid, ...nameless } = publicJwk;
@@ -59,12 +112,16 @@ describe('compactEncrypt and compactDecrypt', () => {
       const half = { ...publicJwk, [member]: privateJwk[member] };
       const isPrivate = (error: unknown): boolean => error instanceof KeyError && error.code === 'private';
       assert.throws(() => compactEncrypt(SAYING, half), isPrivate, member);
-      for (const recipient of [half, { keys: [half] }, { keys: [publicJwk, half] }]) await assert.rejects(encryptToken({}, recipient), isPrivate, member);
+      for (const recipient of [half, { keys: [half] }, { keys: [publicJwk, half] }])
+        await assert.rejects(encryptToken({}, recipient), isPrivate, member);
     }
   });
 
   it('refuse to encrypt to a private key', () => {
-    assert.throws(() => compactEncrypt(SAYING, privateJwk), (error) => error instanceof KeyError && error.code === 'private');
+    assert.throws(
+      () => compactEncrypt(SAYING, privateJwk),
+      (error) => error instanceof KeyError && error.code === 'private',
+    );
   });
 });
 
@@ -72,9 +129,14 @@ describe('jose', () => {
   for (const alg of ALGS) {
     it(`opens what this encrypts, and is opened by it: ${alg}, keys from here`, async () => {
       const pair = await keyPair('server', alg);
-      const opened = await joseDecrypt(compactEncrypt(SAYING, pair.publicJwk, { cty: 'a' }), await importJWK(pair.privateJwk, alg));
+      const opened = await joseDecrypt(
+        compactEncrypt(SAYING, pair.publicJwk, { cty: 'a' }),
+        await importJWK(pair.privateJwk, alg),
+      );
       assert.ok(SAYING.equals(opened.plaintext));
-      const token = await new CompactEncrypt(SAYING).setProtectedHeader({ alg, enc: 'A256GCM', kid: pair.publicJwk.kid ?? '', typ: 'b' }).encrypt(await importJWK(pair.publicJwk, alg));
+      const token = await new CompactEncrypt(SAYING)
+        .setProtectedHeader({ alg, enc: 'A256GCM', kid: pair.publicJwk.kid ?? '', typ: 'b' })
+        .encrypt(await importJWK(pair.publicJwk, alg));
       assert.ok(SAYING.equals((await compactDecrypt(token, pair.privateJwk)).plaintext));
     });
     it(`opens what this encrypts, and is opened by it: ${alg}, keys from there`, async () => {
@@ -83,23 +145,32 @@ describe('jose', () => {
       const ours: RsaPrivateJwk = untyped({ ...theirPrivate, alg });
       const token = compactEncrypt(SAYING, untyped({ ...theirPublic, alg }));
       assert.ok(SAYING.equals((await joseDecrypt(token, keys.privateKey)).plaintext));
-      const theirs = await new CompactEncrypt(SAYING).setProtectedHeader({ alg, enc: 'A256GCM' }).encrypt(keys.publicKey);
+      const theirs = await new CompactEncrypt(SAYING)
+        .setProtectedHeader({ alg, enc: 'A256GCM' })
+        .encrypt(keys.publicKey);
       assert.ok(SAYING.equals((await compactDecrypt(theirs, ours)).plaintext));
     });
     it(`agrees about claims: ${alg}`, async () => {
       const pair = await keyPair('server', alg);
       const owner = new JWETokenVerifier({ keys: pair.privateJwk });
-      const theirs = await new EncryptJWT({ name: 'Ada', roles: ['admin'] }).setProtectedHeader({ alg, enc: 'A256GCM' }).setSubject('ada').setIssuedAt().setExpirationTime('1h').encrypt(await importJWK(pair.publicJwk, alg));
+      const theirs = await new EncryptJWT({ name: 'Ada', roles: ['admin'] })
+        .setProtectedHeader({ alg, enc: 'A256GCM' })
+        .setSubject('ada')
+        .setIssuedAt()
+        .setExpirationTime('1h')
+        .encrypt(await importJWK(pair.publicJwk, alg));
       const { sub, name, roles } = await owner.verifyToken(theirs);
       assert.deepEqual([sub, name, roles], ['ada', 'Ada', ['admin']]);
       const ours = await encryptToken({ sub: 'ada', name: 'Ada' }, pair.publicJwk);
       const { payload } = await jwtDecrypt(ours, await importJWK(pair.privateJwk, alg));
-      assert.deepEqual(payload, { ...await owner.verifyToken(ours) });
+      assert.deepEqual(payload, { ...(await owner.verifyToken(ours)) });
     });
     for (const enc of ['A128GCM', 'A192GCM', 'A128CBC-HS256', 'A256CBC-HS512']) {
       it(`makes ${alg} with ${enc}, which is refused here by policy`, async () => {
         const pair = await keyPair('server', alg);
-        const token = await new CompactEncrypt(SAYING).setProtectedHeader({ alg, enc }).encrypt(await importJWK(pair.publicJwk, alg));
+        const token = await new CompactEncrypt(SAYING)
+          .setProtectedHeader({ alg, enc })
+          .encrypt(await importJWK(pair.publicJwk, alg));
         await refused(compactDecrypt(token, pair.privateJwk), 'malformed');
       });
     }
@@ -108,9 +179,15 @@ describe('jose', () => {
 
 /** The token of the table's recipient with exactly one defect. */
 type Defect = [name: string, token: () => string, reason: RefusalReason];
-const sealed = (recipe: Recipe): (() => string) => () => seal(publicJwk, recipe);
+const sealed =
+  (recipe: Recipe): (() => string) =>
+  () =>
+    seal(publicJwk, recipe);
 const wrapped = (defect: OaepDefect): (() => string) => sealed({ wrap: (jwk, cek) => oaep(jwk, cek, defect) });
-const bytesOf = (segment: (typeof SEGMENTS)[number], change: (octets: Buffer) => Buffer): (() => string) => () => editBytes(seal(publicJwk), segment, change);
+const bytesOf =
+  (segment: (typeof SEGMENTS)[number], change: (octets: Buffer) => Buffer): (() => string) =>
+  () =>
+    editBytes(seal(publicJwk), segment, change);
 const modulus = (): Buffer => Buffer.from(publicJwk.n, 'base64url');
 const raw = (octets: () => Buffer): (() => string) => sealed({ wrap: octets });
 const number = (value: bigint): Buffer => Buffer.from(value.toString(16).padStart(512, '0'), 'hex');
@@ -123,68 +200,171 @@ const UNDECRYPTABLE: Defect[] = [
   ['OAEP with SHA-256 and MGF1 of SHA-1 (the default of Java)', wrapped({ mgfHash: 'sha1' }), 'undecryptable'],
   ['OAEP with SHA-1 and MGF1 of SHA-256', wrapped({ hash: 'sha1', mgfHash: 'sha256' }), 'undecryptable'],
   ['OAEP whose first octet is 1 (Manger)', wrapped({ first: 1 }), 'undecryptable'],
-  ['OAEP with a wrong octet in lHash', wrapped({ spoil: (block) => { block.writeUInt8(block.readUInt8(0) ^ 1, 0); } }), 'undecryptable'],
-  ['OAEP with an octet among the zeros', wrapped({ spoil: (block) => { block.writeUInt8(2, 40); } }), 'undecryptable'],
-  ['OAEP with 2 in place of the 1', wrapped({ spoil: (block) => { block.writeUInt8(2, block.length - 33); } }), 'undecryptable'],
-  ['OAEP without the 1, all zeros', wrapped({ spoil: (block) => { block.fill(0, 32); } }), 'undecryptable'],
-  ['OAEP with the 1 an octet early, which makes the CEK 33 octets', wrapped({ spoil: (block) => { block.writeUInt8(1, block.length - 34); } }), 'undecryptable'],
+  [
+    'OAEP with a wrong octet in lHash',
+    wrapped({
+      spoil: (block) => {
+        block.writeUInt8(block.readUInt8(0) ^ 1, 0);
+      },
+    }),
+    'undecryptable',
+  ],
+  [
+    'OAEP with an octet among the zeros',
+    wrapped({
+      spoil: (block) => {
+        block.writeUInt8(2, 40);
+      },
+    }),
+    'undecryptable',
+  ],
+  [
+    'OAEP with 2 in place of the 1',
+    wrapped({
+      spoil: (block) => {
+        block.writeUInt8(2, block.length - 33);
+      },
+    }),
+    'undecryptable',
+  ],
+  [
+    'OAEP without the 1, all zeros',
+    wrapped({
+      spoil: (block) => {
+        block.fill(0, 32);
+      },
+    }),
+    'undecryptable',
+  ],
+  [
+    'OAEP with the 1 an octet early, which makes the CEK 33 octets',
+    wrapped({
+      spoil: (block) => {
+        block.writeUInt8(1, block.length - 34);
+      },
+    }),
+    'undecryptable',
+  ],
   ['PKCS #1 v1.5 padding', sealed({ wrap: pkcs1 }), 'undecryptable'],
-  ['a CEK that is not encrypted at all', sealed({ wrap: (_jwk, cek) => Buffer.concat([Buffer.alloc(224), cek]) }), 'undecryptable'],
+  [
+    'a CEK that is not encrypted at all',
+    sealed({ wrap: (_jwk, cek) => Buffer.concat([Buffer.alloc(224), cek]) }),
+    'undecryptable',
+  ],
   ['an encrypted key of 0', raw(() => number(0n)), 'undecryptable'],
   ['an encrypted key of 1', raw(() => number(1n)), 'undecryptable'],
   ['an encrypted key of n - 1', raw(() => number(n() - 1n)), 'undecryptable'],
   ['an encrypted key of n', raw(modulus), 'undecryptable'],
   ['an encrypted key of n + 1', raw(() => number(n() + 1n)), 'undecryptable'],
-  ['an encrypted key of ones', raw(() => Buffer.alloc(256, 0xFF)), 'undecryptable'],
+  ['an encrypted key of ones', raw(() => Buffer.alloc(256, 0xff)), 'undecryptable'],
   ['an encrypted key with a changed last bit', bytesOf('encrypted key', flip), 'undecryptable'],
-  ['an encrypted key that is the right one plus n, where it still fits', () => {
-    for (;;) {
-      const token = seal(publicJwk);
-      const sum = BigInt(`0x${segmentsOf(token)[1]?.toString('hex')}`) + n();
-      if (sum < 1n << 2048n) return editBytes(token, 'encrypted key', () => number(sum));
-    }
-  }, 'undecryptable'],
-  ...[0, 1, 15, 16, 24, 31, 33, 48, 64].map((octets): Defect => [`a CEK of ${octets} octets`, sealed({ cek: Buffer.alloc(octets, 7) }), 'undecryptable']),
+  [
+    'an encrypted key that is the right one plus n, where it still fits',
+    () => {
+      for (;;) {
+        const token = seal(publicJwk);
+        const sum = BigInt(`0x${segmentsOf(token)[1]?.toString('hex')}`) + n();
+        if (sum < 1n << 2048n) return editBytes(token, 'encrypted key', () => number(sum));
+      }
+    },
+    'undecryptable',
+  ],
+  ...[0, 1, 15, 16, 24, 31, 33, 48, 64].map((octets): Defect => [
+    `a CEK of ${octets} octets`,
+    sealed({ cek: Buffer.alloc(octets, 7) }),
+    'undecryptable',
+  ]),
   ['the ciphertext with a changed last bit', bytesOf('ciphertext', flip), 'undecryptable'],
   ['the ciphertext an octet shorter', bytesOf('ciphertext', (octets) => octets.subarray(1)), 'undecryptable'],
-  ['the ciphertext an octet longer', bytesOf('ciphertext', (octets) => Buffer.concat([octets, Buffer.of(0)])), 'undecryptable'],
+  [
+    'the ciphertext an octet longer',
+    bytesOf('ciphertext', (octets) => Buffer.concat([octets, Buffer.of(0)])),
+    'undecryptable',
+  ],
   ['no ciphertext', bytesOf('ciphertext', () => Buffer.of()), 'undecryptable'],
   ['the tag with a changed last bit', bytesOf('tag', flip), 'undecryptable'],
-  ['the tag with a changed first bit', bytesOf('tag', (octets) => Buffer.concat([Buffer.of(octets.readUInt8(0) ^ 0x80), octets.subarray(1)])), 'undecryptable'],
+  [
+    'the tag with a changed first bit',
+    bytesOf('tag', (octets) => Buffer.concat([Buffer.of(octets.readUInt8(0) ^ 0x80), octets.subarray(1)])),
+    'undecryptable',
+  ],
   ['a tag of zeros', bytesOf('tag', () => Buffer.alloc(16)), 'undecryptable'],
   ['the IV with a changed last bit', bytesOf('iv', flip), 'undecryptable'],
   ['an IV of zeros', bytesOf('iv', () => Buffer.alloc(12)), 'undecryptable'],
-  ...(['encrypted key', 'iv', 'ciphertext', 'tag'] as const).map((segment): Defect => [`the ${segment} of another token`, () => {
-    const donor = seal(publicJwk, { plaintext: { sub: 'eve' } }).split('.')[SEGMENTS.indexOf(segment)] ?? '';
-    return edit(seal(publicJwk), segment, () => donor);
-  }, 'undecryptable']),
-  ['a member added to the header afterwards', () => edit(seal(publicJwk), 'protected header', (text) => base64url(`${Buffer.from(text, 'base64url').toString().slice(0, -1)},"typ":"JWT"}`)), 'undecryptable'],
+  ...(['encrypted key', 'iv', 'ciphertext', 'tag'] as const).map((segment): Defect => [
+    `the ${segment} of another token`,
+    () => {
+      const donor = seal(publicJwk, { plaintext: { sub: 'eve' } }).split('.')[SEGMENTS.indexOf(segment)] ?? '';
+      return edit(seal(publicJwk), segment, () => donor);
+    },
+    'undecryptable',
+  ]),
+  [
+    'a member added to the header afterwards',
+    () =>
+      edit(seal(publicJwk), 'protected header', (text) =>
+        base64url(`${Buffer.from(text, 'base64url').toString().slice(0, -1)},"typ":"JWT"}`),
+      ),
+    'undecryptable',
+  ],
 ];
 
 const MALFORMED: Defect[] = [
   ['an encrypted key an octet shorter', bytesOf('encrypted key', (octets) => octets.subarray(1)), 'malformed'],
-  ['an encrypted key an octet longer', bytesOf('encrypted key', (octets) => Buffer.concat([octets, Buffer.of(0)])), 'malformed'],
-  ['an encrypted key with a zero octet in front', bytesOf('encrypted key', (octets) => Buffer.concat([Buffer.of(0), octets])), 'malformed'],
-  ['an encrypted key that lost its leading zero octet', () => {
-    for (;;) {
-      const token = seal(publicJwk);
-      if (segmentsOf(token)[1]?.[0] === 0) return editBytes(token, 'encrypted key', (octets) => octets.subarray(1));
-    }
-  }, 'malformed'],
+  [
+    'an encrypted key an octet longer',
+    bytesOf('encrypted key', (octets) => Buffer.concat([octets, Buffer.of(0)])),
+    'malformed',
+  ],
+  [
+    'an encrypted key with a zero octet in front',
+    bytesOf('encrypted key', (octets) => Buffer.concat([Buffer.of(0), octets])),
+    'malformed',
+  ],
+  [
+    'an encrypted key that lost its leading zero octet',
+    () => {
+      for (;;) {
+        const token = seal(publicJwk);
+        if (segmentsOf(token)[1]?.[0] === 0) return editBytes(token, 'encrypted key', (octets) => octets.subarray(1));
+      }
+    },
+    'malformed',
+  ],
   ['no encrypted key', bytesOf('encrypted key', () => Buffer.of()), 'malformed'],
   ['the encrypted key twice', bytesOf('encrypted key', (octets) => Buffer.concat([octets, octets])), 'malformed'],
-  ...[0, 1, 8, 11, 13, 16, 32].map((octets): Defect => [`an IV of ${octets} octets, sealed with it`, () => (octets
-    ? seal(publicJwk, { iv: Buffer.alloc(octets, 1) })
-    : editBytes(seal(publicJwk), 'iv', () => Buffer.of())), 'malformed']),
-  ...[4, 8, 12, 13, 14, 15].map((octets): Defect => [`a tag of ${octets} octets, which GCM itself would verify`, sealed({ tagLength: octets }), 'malformed']),
-  ...[0, 1, 4, 15].map((octets): Defect => [`a tag cut to ${octets} octets`, bytesOf('tag', (tag) => tag.subarray(0, octets)), 'malformed']),
+  ...[0, 1, 8, 11, 13, 16, 32].map((octets): Defect => [
+    `an IV of ${octets} octets, sealed with it`,
+    () =>
+      octets ? seal(publicJwk, { iv: Buffer.alloc(octets, 1) }) : editBytes(seal(publicJwk), 'iv', () => Buffer.of()),
+    'malformed',
+  ]),
+  ...[4, 8, 12, 13, 14, 15].map((octets): Defect => [
+    `a tag of ${octets} octets, which GCM itself would verify`,
+    sealed({ tagLength: octets }),
+    'malformed',
+  ]),
+  ...[0, 1, 4, 15].map((octets): Defect => [
+    `a tag cut to ${octets} octets`,
+    bytesOf('tag', (tag) => tag.subarray(0, octets)),
+    'malformed',
+  ]),
   ['a tag of 17 octets', bytesOf('tag', (tag) => Buffer.concat([tag, Buffer.of(0)])), 'malformed'],
   ['a tag of 32 octets', bytesOf('tag', (tag) => Buffer.concat([tag, tag])), 'malformed'],
 ];
 
 describe('a token with one defect', () => {
   it('is accepted without it, whatever made its parts', async () => {
-    for (const recipe of [{}, { wrap: (jwk: RsaPublicJwk, cek: Buffer) => oaep(jwk, cek, { hash: 'sha256', mgfHash: 'sha256', label: '', first: 0 }) }, { tagLength: 16 }, { cek: Buffer.alloc(32, 7) }, { iv: Buffer.alloc(12) }]) {
+    for (const recipe of [
+      {},
+      {
+        wrap: (jwk: RsaPublicJwk, cek: Buffer) =>
+          oaep(jwk, cek, { hash: 'sha256', mgfHash: 'sha256', label: '', first: 0 }),
+      },
+      { tagLength: 16 },
+      { cek: Buffer.alloc(32, 7) },
+      { iv: Buffer.alloc(12) },
+    ]) {
       assert.equal((await verifier.verifyToken(seal(publicJwk, recipe))).sub, 'ada');
     }
   });
@@ -207,7 +387,11 @@ describe('a token with one defect', () => {
     assert.equal((await owner.verifyToken(seal(pair.publicJwk))).sub, 'ada');
     await refused(owner.verifyToken(seal(pair.publicJwk, { wrap: pkcs1 })), 'undecryptable');
     for (const defect of [{ hash: 'sha256' }, { mgfHash: 'sha256' }, { label: 'label' }, { first: 1 }] as const) {
-      await refused(owner.verifyToken(seal(pair.publicJwk, { wrap: (jwk, cek) => oaep(jwk, cek, defect) })), 'undecryptable', JSON.stringify(defect));
+      await refused(
+        owner.verifyToken(seal(pair.publicJwk, { wrap: (jwk, cek) => oaep(jwk, cek, defect) })),
+        'undecryptable',
+        JSON.stringify(defect),
+      );
     }
   });
 
@@ -216,16 +400,28 @@ describe('a token with one defect', () => {
     for (const [name, make] of UNDECRYPTABLE) {
       const error: unknown = await verifier.verifyToken(make()).catch((thrown: unknown) => thrown);
       assert.ok(error instanceof Error);
-      const properties = Object.fromEntries(Reflect.ownKeys(error).map((key) => [String(key), Reflect.get(error, key)]));
+      const properties = Object.fromEntries(
+        Reflect.ownKeys(error).map((key) => [String(key), Reflect.get(error, key)]),
+      );
       const facts = JSON.stringify({ ...properties, text: String(error) });
-      seen.set(facts, [...seen.get(facts) ?? [], name]);
+      seen.set(facts, [...(seen.get(facts) ?? []), name]);
     }
     assert.equal(seen.size, 1, JSON.stringify([...seen.values()]));
   });
 });
 
 describe('every edit of one character', () => {
-  const ALPHABET = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_', '.', '=', '+', '/', ' ', '\n', '\0', 'é'];
+  const ALPHABET = [
+    ...'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_',
+    '.',
+    '=',
+    '+',
+    '/',
+    ' ',
+    '\n',
+    '\0',
+    'é',
+  ];
 
   it('is rejected with the one answer: replaced, inserted, deleted, swapped, cut off', async () => {
     const owner = new JWETokenVerifier({ keys: privateJwk, cache: false, maxPending: 1000 });
@@ -256,7 +452,12 @@ describe('every edit of one character', () => {
           await owner.verifyToken(wrong);
           accepted++;
         } catch (error) {
-          const { name, code, status, message } = untyped<{ name: string; code: string; status: number; message: string }>(error);
+          const { name, code, status, message } = untyped<{
+            name: string;
+            code: string;
+            status: number;
+            message: string;
+          }>(error);
           const answer = [name, code, status, message].join();
           answers.set(answer, (answers.get(answer) ?? 0) + 1);
         }
@@ -265,14 +466,21 @@ describe('every edit of one character', () => {
     await Promise.all(Array.from({ length: 32 }, work));
     const least = token.length * 2 * (ALPHABET.length - 1);
     assert.ok(made > least, `${made} edits of ${token.length} characters`);
-    assert.deepEqual([accepted, Object.fromEntries(answers)], [0, { 'AuthError,invalid_token,401,The access token is invalid': made }]);
+    assert.deepEqual(
+      [accepted, Object.fromEntries(answers)],
+      [0, { 'AuthError,invalid_token,401,The access token is invalid': made }],
+    );
     assert.equal((await owner.verifyToken(token))['a'], 1, 'the token itself is still good');
   });
 });
 
 describe('a set of keys', () => {
   it('opens with the named key, and without a name with whichever fits', async () => {
-    const [second, sha1, wide] = await Promise.all([keyPair('second'), keyPair('server', 'RSA-OAEP'), generateKeyPair({ modulusLength: 3072 })]);
+    const [second, sha1, wide] = await Promise.all([
+      keyPair('second'),
+      keyPair('server', 'RSA-OAEP'),
+      generateKeyPair({ modulusLength: 3072 }),
+    ]);
     const pairs = [await keyPair(), second, sha1, wide];
     const keys: JwkSet = { keys: pairs.map((pair) => pair.privateJwk) };
     const owner = new JWETokenVerifier({ keys });
@@ -282,9 +490,15 @@ describe('a set of keys', () => {
         assert.equal(keyId, recipient.kid);
         assert.ok((await compactDecrypt(seal(recipient, { header: { kid } }), keys)).plaintext);
       }
-      for (const { publicJwk: { kid, alg } } of pairs.filter(({ publicJwk: wrong }) => wrong.kid !== recipient.kid)) {
+      for (const {
+        publicJwk: { kid, alg },
+      } of pairs.filter(({ publicJwk: wrong }) => wrong.kid !== recipient.kid)) {
         const sameKind = recipient !== wide.publicJwk && kid !== wide.publicJwk.kid && alg === recipient.alg;
-        await refused(owner.verifyToken(seal(recipient, { header: { kid } })), sameKind ? 'undecryptable' : 'malformed', `${recipient.kid} named ${kid}`);
+        await refused(
+          owner.verifyToken(seal(recipient, { header: { kid } })),
+          sameKind ? 'undecryptable' : 'malformed',
+          `${recipient.kid} named ${kid}`,
+        );
       }
     }
     const stranger = await keyPair('stranger');
@@ -294,7 +508,10 @@ describe('a set of keys', () => {
   it('does not open with an expired key, from that very second on', async () => {
     const other = await keyPair('second');
     let now = 1000;
-    const owner = new JWETokenVerifier({ keys: { keys: [{ ...privateJwk, exp: 2000 }, other.privateJwk] }, now: () => now });
+    const owner = new JWETokenVerifier({
+      keys: { keys: [{ ...privateJwk, exp: 2000 }, other.privateJwk] },
+      now: () => now,
+    });
     const [token, nameless] = [seal(publicJwk), seal(publicJwk, { header: { kid: undefined } })];
     now = 1999.9;
     assert.equal((await owner.verifyToken(token)).sub, 'ada');
@@ -309,11 +526,19 @@ describe('a set of keys', () => {
     const owner = new JWETokenVerifier({ keys: { keys: [{ ...privateJwk, exp: 2000 }] }, now: () => now });
     now = 2000;
     for (const header of [{}, { kid: undefined }, { kid: 'unknown' }]) {
-      await assert.rejects(owner.verifyToken(seal(publicJwk, { header })), { name: 'AuthError', code: 'temporarily_unavailable', status: 503, reason: 'no_key' });
+      await assert.rejects(owner.verifyToken(seal(publicJwk, { header })), {
+        name: 'AuthError',
+        code: 'temporarily_unavailable',
+        status: 503,
+        reason: 'no_key',
+      });
     }
     await refused(owner.verifyToken('x'), 'malformed');
     assert.deepEqual(owner.getJwks(), { keys: [] });
-    await assert.rejects(compactDecrypt(seal(publicJwk), { keys: [{ ...privateJwk, exp: 1 }] }), { reason: 'no_key', status: 503 });
+    await assert.rejects(compactDecrypt(seal(publicJwk), { keys: [{ ...privateJwk, exp: 1 }] }), {
+      reason: 'no_key',
+      status: 503,
+    });
   });
   it('is read anew by compactDecrypt when the caller changed it', async () => {
     const other = await keyPair('second');
@@ -326,7 +551,8 @@ describe('a set of keys', () => {
 });
 
 describe('encryptToken', () => {
-  const open = async (token: string): Promise<Record<string, unknown>> => JSON.parse(Buffer.from((await compactDecrypt(token, privateJwk)).plaintext).toString());
+  const open = async (token: string): Promise<Record<string, unknown>> =>
+    JSON.parse(Buffer.from((await compactDecrypt(token, privateJwk)).plaintext).toString());
   const seconds = (): number => Math.floor(Date.now() / 1000);
   /** Runs in one second of the clock, so that times can be compared exactly. */
   async function inOneSecond<T>(act: () => Promise<T>): Promise<[T, number]> {
@@ -355,13 +581,19 @@ describe('encryptToken', () => {
     assert.deepEqual(await open(token), { iat: 1, exp: now + 60 });
   });
   it('refuses exp together with expiresIn', async () => {
-    for (const expiresIn of [60, null]) await assert.rejects(encryptToken({ exp: 1 }, publicJwk, { expiresIn }), { name: 'TypeError', message: /exp/ });
+    for (const expiresIn of [60, null])
+      await assert.rejects(encryptToken({ exp: 1 }, publicJwk, { expiresIn }), { name: 'TypeError', message: /exp/ });
   });
   for (const expiresIn of [0, -1, NaN, Infinity, '60', {}, true]) {
-    it(`refuses a lifetime of ${String(expiresIn)}`, () => assert.rejects(encryptToken({}, publicJwk, { expiresIn: untyped(expiresIn) }), { name: 'TypeError', message: /expiresIn/ }));
+    it(`refuses a lifetime of ${String(expiresIn)}`, () =>
+      assert.rejects(encryptToken({}, publicJwk, { expiresIn: untyped(expiresIn) }), {
+        name: 'TypeError',
+        message: /expiresIn/,
+      }));
   }
   for (const claims of [null, undefined, 'text', 1, [], [1]]) {
-    it(`refuses ${JSON.stringify(claims)} as claims`, () => assert.rejects(encryptToken(untyped(claims), publicJwk), { name: 'TypeError' }));
+    it(`refuses ${JSON.stringify(claims)} as claims`, () =>
+      assert.rejects(encryptToken(untyped(claims), publicJwk), { name: 'TypeError' }));
   }
   it('takes a lifetime of one second', async () => {
     const { iat, exp } = await open(await encryptToken({}, publicJwk, { expiresIn: 1 }));
@@ -369,22 +601,37 @@ describe('encryptToken', () => {
   });
   it('refuses a private key as recipient, alone and anywhere in a set', async () => {
     const other = await keyPair('second');
-    for (const recipient of [privateJwk, { keys: [privateJwk] }, { keys: [publicJwk, other.privateJwk] }, { keys: [privateJwk, other.publicJwk] }]) {
-      await assert.rejects(encryptToken({}, untyped(recipient)), (error) => error instanceof KeyError && error.code === 'private');
+    for (const recipient of [
+      privateJwk,
+      { keys: [privateJwk] },
+      { keys: [publicJwk, other.privateJwk] },
+      { keys: [privateJwk, other.publicJwk] },
+    ]) {
+      await assert.rejects(
+        encryptToken({}, untyped(recipient)),
+        (error) => error instanceof KeyError && error.code === 'private',
+      );
     }
   });
   it('takes the first usable encryption key of a set', async () => {
     const [other, sha1] = await Promise.all([keyPair('second'), keyPair('server', 'RSA-OAEP')]);
     const unusable: object[] = [
-      { kty: 'EC', crv: 'P-256', x: 'AA', y: 'AA' }, { kty: 'OKP', crv: 'Ed25519', x: 'AA' }, { ...other.publicJwk, use: 'sig' }, { ...other.publicJwk, alg: 'RS256' }, { ...other.publicJwk, key_ops: ['verify'] },
-      { ...other.publicJwk, e: 'Aw' }, { kty: 'RSA', n: 'AQAB', e: 'AQAB' }, {},
+      { kty: 'EC', crv: 'P-256', x: 'AA', y: 'AA' },
+      { kty: 'OKP', crv: 'Ed25519', x: 'AA' },
+      { ...other.publicJwk, use: 'sig' },
+      { ...other.publicJwk, alg: 'RS256' },
+      { ...other.publicJwk, key_ops: ['verify'] },
+      { ...other.publicJwk, e: 'Aw' },
+      { kty: 'RSA', n: 'AQAB', e: 'AQAB' },
+      {},
     ];
     for (const [keys, kid] of [
       [[publicJwk, other.publicJwk], publicJwk.kid],
       [[other.publicJwk, publicJwk], other.publicJwk.kid],
       [[...unusable, publicJwk, other.publicJwk], publicJwk.kid],
       [[...unusable, sha1.publicJwk, publicJwk], sha1.publicJwk.kid],
-    ]) assert.equal(decodeProtectedHeader(await encryptToken({}, untyped({ keys }))).kid, kid);
+    ])
+      assert.equal(decodeProtectedHeader(await encryptToken({}, untyped({ keys }))).kid, kid);
     for (const key of unusable) await assert.rejects(encryptToken({}, untyped({ keys: [key] })), KeyError);
     await assert.rejects(encryptToken({}, { keys: [] }), { name: 'KeyError', code: 'malformed' });
   });

@@ -2,22 +2,70 @@
 import assert from 'node:assert/strict';
 import { constants, createHmac, createPrivateKey, type KeyObject, sign } from 'node:crypto';
 import { before, describe, it } from 'node:test';
-import { compactDecrypt as joseDecrypt, CompactEncrypt, compactVerify, exportJWK, generateKeyPair as joseKeyPair, importJWK, SignJWT } from 'jose';
-import { encryptToken, type Jwk, JWETokenVerifier, jwkThumbprint, type JwkSet, KeyError, type PrivateSigningJwk, type RefusalReason, type RsaPublicJwk, type SignatureAlg, type TrustedIssuer, type VerifierOptions } from 'mcp-auth-middleware';
-import { keyPair } from './support.js';
-import { base64url, type Content, keyRefused, newPair, refused, seal, SIGNERS, signJws, untyped } from './tokens.js';
+import {
+  compactDecrypt as joseDecrypt,
+  CompactEncrypt,
+  compactVerify,
+  exportJWK,
+  generateKeyPair as joseKeyPair,
+  importJWK,
+  SignJWT,
+} from 'jose';
+import {
+  encryptToken,
+  type Jwk,
+  JWETokenVerifier,
+  jwkThumbprint,
+  type JwkSet,
+  KeyError,
+  type PrivateSigningJwk,
+  type RefusalReason,
+  type RsaPublicJwk,
+  type SignatureAlg,
+  type TrustedIssuer,
+  type VerifierOptions,
+} from 'mcp-auth-middleware';
+import { keyPair } from './support/support.js';
+import {
+  base64url,
+  type Content,
+  keyRefused,
+  newPair,
+  refused,
+  seal,
+  SIGNERS,
+  signJws,
+  untyped,
+} from './support/tokens.js';
 
 const ISSUER = 'https://issuer.example';
 const AUDIENCE = 'https://server.example/mcp';
 const NOW = Math.floor(Date.now() / 1000);
 const CLAIMS = { iss: ISSUER, aud: AUDIENCE, sub: 'ada', iat: NOW, exp: NOW + 600 };
 
-interface SigningPair { alg: string; privateKey: KeyObject; publicKey: KeyObject; publicJwk: Jwk & { kid: string }; privateJwk: PrivateSigningJwk }
+interface SigningPair {
+  alg: string;
+  privateKey: KeyObject;
+  publicKey: KeyObject;
+  publicJwk: Jwk & { kid: string };
+  privateJwk: PrivateSigningJwk;
+}
 
 function signingPair(alg: string, kid: string): SigningPair {
-  const { privateKey, publicKey } = alg === 'ES256' ? newPair('ec', { namedCurve: 'P-256' }) : alg === 'EdDSA' ? newPair('ed25519') : newPair('rsa', { modulusLength: 2048 });
+  const { privateKey, publicKey } =
+    alg === 'ES256'
+      ? newPair('ec', { namedCurve: 'P-256' })
+      : alg === 'EdDSA'
+        ? newPair('ed25519')
+        : newPair('rsa', { modulusLength: 2048 });
   const said = { kid, alg, use: 'sig' };
-  return { alg, privateKey, publicKey, publicJwk: untyped({ ...publicKey.export({ format: 'jwk' }), ...said }), privateJwk: untyped({ ...privateKey.export({ format: 'jwk' }), ...said }) };
+  return {
+    alg,
+    privateKey,
+    publicKey,
+    publicJwk: untyped({ ...publicKey.export({ format: 'jwk' }), ...said }),
+    privateJwk: untyped({ ...privateKey.export({ format: 'jwk' }), ...said }),
+  };
 }
 
 const PAIRS = ['RS256', 'PS256', 'ES256', 'EdDSA'].map((alg) => signingPair(alg, alg));
@@ -34,28 +82,52 @@ before(async () => {
   strict = trusting([{ issuer: ISSUER, jwks: { keys: PAIRS.map(({ publicJwk }) => publicJwk) } }]);
 });
 
-const trusting = (trustedIssuers: TrustedIssuer[], options: VerifierOptions = {}): JWETokenVerifier => new JWETokenVerifier({ keys, trustedIssuers, audience: AUDIENCE, ...options });
-const signer = (pair: SigningPair, alg = pair.alg) => (input: Buffer): Buffer => SIGNERS[alg]?.(input, pair.privateKey) ?? assert.fail(alg);
+const trusting = (trustedIssuers: TrustedIssuer[], options: VerifierOptions = {}): JWETokenVerifier =>
+  new JWETokenVerifier({ keys, trustedIssuers, audience: AUDIENCE, ...options });
+const signer =
+  (pair: SigningPair, alg = pair.alg) =>
+  (input: Buffer): Buffer =>
+    SIGNERS[alg]?.(input, pair.privateKey) ?? assert.fail(alg);
 /** A JWS by this pair; members of the header may be replaced, or with undefined removed. */
-const jws = (pair: SigningPair, header: object = {}, payload: Content = CLAIMS): string => signJws({ alg: pair.alg, kid: pair.publicJwk.kid, ...header }, payload, signer(pair));
+const jws = (pair: SigningPair, header: object = {}, payload: Content = CLAIMS): string =>
+  signJws({ alg: pair.alg, kid: pair.publicJwk.kid, ...header }, payload, signer(pair));
 const nest = (inner: Content, header: object = { cty: 'JWT' }): string => seal(recipient, { header, plaintext: inner });
 
 describe('a signed and encrypted token', () => {
   for (const pair of PAIRS) {
     it(`is accepted by ${pair.alg}, and says who signed it`, async () => {
-      for (const token of [nest(jws(pair)), await encryptToken({ sub: 'ada' }, recipient, { sign: { key: pair.privateJwk, issuer: ISSUER, audience: AUDIENCE } })]) {
+      for (const token of [
+        nest(jws(pair)),
+        await encryptToken({ sub: 'ada' }, recipient, {
+          sign: { key: pair.privateJwk, issuer: ISSUER, audience: AUDIENCE },
+        }),
+      ]) {
         const auth = await strict.authenticate(token);
         assert.deepEqual([auth.user.sub, auth.signed, auth.issuer, auth.keyId], ['ada', true, ISSUER, recipient.kid]);
         assert.equal((await strict.authenticate(token)).issuer, ISSUER, 'from the cache as well');
       }
     });
     it(`goes both ways with jose by ${pair.alg}`, async () => {
-      const [privateKey, publicKey] = await Promise.all([importJWK(pair.privateJwk, pair.alg), importJWK(pair.publicJwk, pair.alg)]);
-      const inner = await new SignJWT({ sub: 'ada', role: 'x' }).setProtectedHeader({ alg: pair.alg, kid: pair.publicJwk.kid }).setIssuer(ISSUER).setAudience(AUDIENCE).setIssuedAt().setExpirationTime('5m').sign(privateKey);
-      const theirs = await new CompactEncrypt(Buffer.from(inner)).setProtectedHeader({ alg: 'RSA-OAEP-256', enc: 'A256GCM', cty: 'JWT', kid: recipient.kid ?? '' }).encrypt(await importJWK(recipient, 'RSA-OAEP-256'));
+      const [privateKey, publicKey] = await Promise.all([
+        importJWK(pair.privateJwk, pair.alg),
+        importJWK(pair.publicJwk, pair.alg),
+      ]);
+      const inner = await new SignJWT({ sub: 'ada', role: 'x' })
+        .setProtectedHeader({ alg: pair.alg, kid: pair.publicJwk.kid })
+        .setIssuer(ISSUER)
+        .setAudience(AUDIENCE)
+        .setIssuedAt()
+        .setExpirationTime('5m')
+        .sign(privateKey);
+      const theirs = await new CompactEncrypt(Buffer.from(inner))
+        .setProtectedHeader({ alg: 'RSA-OAEP-256', enc: 'A256GCM', cty: 'JWT', kid: recipient.kid ?? '' })
+        .encrypt(await importJWK(recipient, 'RSA-OAEP-256'));
       assert.equal((await strict.verifyToken(theirs))['role'], 'x');
 
-      const ours = await encryptToken({ sub: 'ada' }, recipient, { expiresIn: 60, sign: { key: pair.privateJwk, issuer: ISSUER, audience: [AUDIENCE, 'b'] } });
+      const ours = await encryptToken({ sub: 'ada' }, recipient, {
+        expiresIn: 60,
+        sign: { key: pair.privateJwk, issuer: ISSUER, audience: [AUDIENCE, 'b'] },
+      });
       const opened = await joseDecrypt(ours, await importJWK(keys.keys[0] ?? {}, 'RSA-OAEP-256'));
       assert.equal(opened.protectedHeader.cty, 'JWT');
       const { payload, protectedHeader } = await compactVerify(opened.plaintext, publicKey);
@@ -68,7 +140,9 @@ describe('a signed and encrypted token', () => {
     for (const alg of ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519']) {
       const { privateKey, publicKey } = await joseKeyPair(alg, { extractable: true });
       const [key, published] = await Promise.all([exportJWK(privateKey), exportJWK(publicKey)]);
-      const token = await encryptToken({ sub: 'ada' }, recipient, { sign: { key: untyped({ ...key, alg }), issuer: ISSUER, audience: AUDIENCE } });
+      const token = await encryptToken({ sub: 'ada' }, recipient, {
+        sign: { key: untyped({ ...key, alg }), issuer: ISSUER, audience: AUDIENCE },
+      });
       // Neither key has a kid: the token names the thumbprint, which is the kid of such a key on either side.
       for (const kid of [undefined, jwkThumbprint(untyped(published))]) {
         const owner = trusting([{ issuer: ISSUER, jwks: { keys: [untyped({ ...published, alg, kid })] } }]);
@@ -76,9 +150,14 @@ describe('a signed and encrypted token', () => {
       }
     }
   });
-  for (const cty of ['JWT', 'jwt', 'Jwt']) it(`is one with cty ${cty}`, async () => assert.equal((await strict.verifyToken(nest(jws(es256), { cty }))).sub, 'ada'));
+  for (const cty of ['JWT', 'jwt', 'Jwt'])
+    it(`is one with cty ${cty}`, async () =>
+      assert.equal((await strict.verifyToken(nest(jws(es256), { cty }))).sub, 'ada'));
   it('may say any typ outside and inside', async () => {
-    assert.equal((await strict.verifyToken(nest(jws(es256, { typ: 'at+jwt' }), { cty: 'JWT', typ: 'JWT' }))).sub, 'ada');
+    assert.equal(
+      (await strict.verifyToken(nest(jws(es256, { typ: 'at+jwt' }), { cty: 'JWT', typ: 'JWT' }))).sub,
+      'ada',
+    );
   });
 });
 
@@ -96,7 +175,8 @@ describe('confusion of the two levels', () => {
     ['an empty plaintext', () => nest('')],
     ['a token that says it is signed', () => seal(recipient, { plaintext: { ...CLAIMS, signed: true, cty: 'JWT' } })],
   ];
-  for (const [name, token] of PLAIN) it(`is refused where a signature is required: ${name}`, () => refused(strict.verifyToken(token()), 'signature'));
+  for (const [name, token] of PLAIN)
+    it(`is refused where a signature is required: ${name}`, () => refused(strict.verifyToken(token()), 'signature'));
 
   it('is refused where none is required: a signed token is never read unverified', async () => {
     assert.equal((await trustsNobody().verifyToken(seal(recipient, { plaintext: CLAIMS }))).sub, 'ada');
@@ -118,10 +198,20 @@ describe('confusion of the two levels', () => {
 describe('a signature', () => {
   const attacker = signingPair('EdDSA', 'EdDSA');
   const attackerRsa = signingPair('RS256', 'RS256');
-  const hmac = (secret: string | Buffer) => (input: Buffer): Buffer => createHmac('sha256', secret).update(input).digest();
-  const part = (text: string, index: number, change: (segment: string) => string): string => text.split('.').map((segment, other) => (other === index ? change(segment) : segment)).join('.');
+  const hmac =
+    (secret: string | Buffer) =>
+    (input: Buffer): Buffer =>
+      createHmac('sha256', secret).update(input).digest();
+  const part = (text: string, index: number, change: (segment: string) => string): string =>
+    text
+      .split('.')
+      .map((segment, other) => (other === index ? change(segment) : segment))
+      .join('.');
   const derSign = (input: Buffer): Buffer => sign('sha256', input, es256.privateKey);
-  const pss = (saltLength: number) => (input: Buffer): Buffer => sign('sha256', input, { key: ps256.privateKey, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength });
+  const pss =
+    (saltLength: number) =>
+    (input: Buffer): Buffer =>
+      sign('sha256', input, { key: ps256.privateKey, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength });
   const raised = (input: Buffer): Buffer => {
     // S + L: the same scalar to who does not check its range (RFC 8032 §5.1.7).
     const signature = signer(eddsa)(input);
@@ -142,32 +232,79 @@ describe('a signature', () => {
     ['alg an array', () => jws(es256, { alg: ['ES256'] })],
     ['alg in lower case', () => jws(es256, { alg: 'es256' })],
     ['alg a name every object has', () => jws(es256, { alg: 'constructor' })],
-    ['HMAC with the public key in PEM', () => signJws({ alg: 'HS256', kid: 'RS256' }, CLAIMS, hmac(rs256.publicKey.export({ type: 'spki', format: 'pem' })))],
-    ['HMAC with the public key in DER', () => signJws({ alg: 'HS256', kid: 'RS256' }, CLAIMS, hmac(rs256.publicKey.export({ type: 'spki', format: 'der' })))],
-    ['HMAC with the modulus', () => signJws({ alg: 'HS256', kid: 'RS256' }, CLAIMS, hmac(Buffer.from(rs256.publicJwk.n ?? '', 'base64url')))],
-    ['HMAC with the public point', () => signJws({ alg: 'HS256', kid: 'EdDSA' }, CLAIMS, hmac(Buffer.from(eddsa.publicJwk.x ?? '', 'base64url')))],
+    [
+      'HMAC with the public key in PEM',
+      () =>
+        signJws({ alg: 'HS256', kid: 'RS256' }, CLAIMS, hmac(rs256.publicKey.export({ type: 'spki', format: 'pem' }))),
+    ],
+    [
+      'HMAC with the public key in DER',
+      () =>
+        signJws({ alg: 'HS256', kid: 'RS256' }, CLAIMS, hmac(rs256.publicKey.export({ type: 'spki', format: 'der' }))),
+    ],
+    [
+      'HMAC with the modulus',
+      () => signJws({ alg: 'HS256', kid: 'RS256' }, CLAIMS, hmac(Buffer.from(rs256.publicJwk.n ?? '', 'base64url'))),
+    ],
+    [
+      'HMAC with the public point',
+      () => signJws({ alg: 'HS256', kid: 'EdDSA' }, CLAIMS, hmac(Buffer.from(eddsa.publicJwk.x ?? '', 'base64url'))),
+    ],
     ['HMAC with an empty secret', () => signJws({ alg: 'HS256' }, CLAIMS, hmac(''))],
-    ['HMAC called by the name of the key', () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, hmac(rs256.publicKey.export({ type: 'spki', format: 'pem' })))],
+    [
+      'HMAC called by the name of the key',
+      () =>
+        signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, hmac(rs256.publicKey.export({ type: 'spki', format: 'pem' }))),
+    ],
     ['another key under a known kid', () => jws(attacker)],
     ['another key with itself in jwk', () => jws(attacker, { jwk: attacker.publicJwk })],
     ['another key with itself in jwk, without kid', () => jws(attacker, { jwk: attacker.publicJwk, kid: undefined })],
-    ['another key with jku and x5u', () => jws(attacker, { jku: 'http://127.0.0.1:9/', x5u: 'http://127.0.0.1:9/', x5c: ['AAAA'] })],
+    [
+      'another key with jku and x5u',
+      () => jws(attacker, { jku: 'http://127.0.0.1:9/', x5u: 'http://127.0.0.1:9/', x5c: ['AAAA'] }),
+    ],
     ['another key without kid', () => jws(attackerRsa, { kid: undefined })],
     ['RS256 by a key for PS256', () => signJws({ alg: 'RS256', kid: 'PS256' }, CLAIMS, signer(ps256, 'RS256'))],
     ['PS256 by a key for RS256', () => signJws({ alg: 'PS256', kid: 'RS256' }, CLAIMS, signer(rs256, 'PS256'))],
     ['RS256 by a key for PS256, without kid', () => signJws({ alg: 'RS256' }, CLAIMS, signer(ps256, 'RS256'))],
     ['PSS called RS256', () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, signer(rs256, 'PS256'))],
     ['PKCS #1 v1.5 called PS256', () => signJws({ alg: 'PS256', kid: 'PS256' }, CLAIMS, signer(ps256, 'RS256'))],
-    ['RS512', () => signJws({ alg: 'RS512', kid: 'RS256' }, CLAIMS, (input) => sign('sha512', input, rs256.privateKey))],
-    ['RS256 over SHA-512', () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => sign('sha512', input, rs256.privateKey))],
-    ['RS256 over SHA-1', () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => sign('sha1', input, rs256.privateKey))],
-    ...[0, 20, 31, 33, 64].map((salt): [string, () => string] => [`PS256 with a salt of ${salt} octets`, () => signJws({ alg: 'PS256', kid: 'PS256' }, CLAIMS, pss(salt))]),
-    ['an RSA signature an octet shorter', () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => signer(rs256)(input).subarray(1))],
-    ['an RSA signature with a zero octet in front', () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => Buffer.concat([Buffer.of(0), signer(rs256)(input)]))],
+    [
+      'RS512',
+      () => signJws({ alg: 'RS512', kid: 'RS256' }, CLAIMS, (input) => sign('sha512', input, rs256.privateKey)),
+    ],
+    [
+      'RS256 over SHA-512',
+      () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => sign('sha512', input, rs256.privateKey)),
+    ],
+    [
+      'RS256 over SHA-1',
+      () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => sign('sha1', input, rs256.privateKey)),
+    ],
+    ...[0, 20, 31, 33, 64].map((salt): [string, () => string] => [
+      `PS256 with a salt of ${salt} octets`,
+      () => signJws({ alg: 'PS256', kid: 'PS256' }, CLAIMS, pss(salt)),
+    ]),
+    [
+      'an RSA signature an octet shorter',
+      () => signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => signer(rs256)(input).subarray(1)),
+    ],
+    [
+      'an RSA signature with a zero octet in front',
+      () =>
+        signJws({ alg: 'RS256', kid: 'RS256' }, CLAIMS, (input) => Buffer.concat([Buffer.of(0), signer(rs256)(input)])),
+    ],
     ['ES256 in DER', () => signJws({ alg: 'ES256', kid: 'ES256' }, CLAIMS, derSign)],
     ['ES256 of zeros', () => signJws({ alg: 'ES256', kid: 'ES256' }, CLAIMS, () => Buffer.alloc(64))],
-    ['ES256 of 63 octets', () => signJws({ alg: 'ES256', kid: 'ES256' }, CLAIMS, (input) => signer(es256)(input).subarray(0, 63))],
-    ['ES256 of 65 octets', () => signJws({ alg: 'ES256', kid: 'ES256' }, CLAIMS, (input) => Buffer.concat([signer(es256)(input), Buffer.of(0)]))],
+    [
+      'ES256 of 63 octets',
+      () => signJws({ alg: 'ES256', kid: 'ES256' }, CLAIMS, (input) => signer(es256)(input).subarray(0, 63)),
+    ],
+    [
+      'ES256 of 65 octets',
+      () =>
+        signJws({ alg: 'ES256', kid: 'ES256' }, CLAIMS, (input) => Buffer.concat([signer(es256)(input), Buffer.of(0)])),
+    ],
     ['ES256 called ES384', () => jws(es256, { alg: 'ES384' })],
     ['ES256 called ES256K', () => jws(es256, { alg: 'ES256K' })],
     ['Ed25519 with a scalar out of range', () => signJws({ alg: 'EdDSA', kid: 'EdDSA' }, CLAIMS, raised)],
@@ -178,7 +315,10 @@ describe('a signature', () => {
     ['one segment', () => jws(es256).replaceAll('.', '')],
     ['four segments', () => `${jws(es256)}.`],
     ['five segments', () => `${jws(es256)}.AAAA.AAAA`],
-    ['the signature of another token', () => part(jws(es256, {}, { ...CLAIMS, sub: 'eve' }), 2, () => jws(es256).split('.')[2] ?? '')],
+    [
+      'the signature of another token',
+      () => part(jws(es256, {}, { ...CLAIMS, sub: 'eve' }), 2, () => jws(es256).split('.')[2] ?? ''),
+    ],
     ['the payload of another token', () => part(jws(es256), 1, () => base64url({ ...CLAIMS, sub: 'eve' }))],
     ['another header', () => part(jws(es256), 0, () => base64url({ alg: 'ES256', kid: 'ES256', typ: 'x' }))],
     ['padding', () => part(jws(es256), 2, (text) => `${text}==`)],
@@ -187,24 +327,37 @@ describe('a signature', () => {
     ['a space before', () => ` ${jws(es256)}`],
     ['a byte order mark', () => `\uFEFF${jws(es256)}`],
     ['quotes', () => JSON.stringify(jws(es256))],
-    ['standard base64', () => {
-      for (;;) {
-        const text = jws(es256);
-        if (/[-_]/.test(text.split('.')[2] ?? '')) return part(text, 2, (signature) => signature.replaceAll('-', '+').replaceAll('_', '/'));
-      }
-    }],
-    ['the flattened JSON serialization', () => {
-      const [head, payload, signature] = jws(es256).split('.');
-      return { protected: head, payload, signature };
-    }],
-    ['the general JSON serialization', () => {
-      const [head, payload, signature] = jws(es256).split('.');
-      return { payload, signatures: [{ protected: head, signature }] };
-    }],
+    [
+      'standard base64',
+      () => {
+        for (;;) {
+          const text = jws(es256);
+          if (/[-_]/.test(text.split('.')[2] ?? ''))
+            return part(text, 2, (signature) => signature.replaceAll('-', '+').replaceAll('_', '/'));
+        }
+      },
+    ],
+    [
+      'the flattened JSON serialization',
+      () => {
+        const [head, payload, signature] = jws(es256).split('.');
+        return { protected: head, payload, signature };
+      },
+    ],
+    [
+      'the general JSON serialization',
+      () => {
+        const [head, payload, signature] = jws(es256).split('.');
+        return { payload, signatures: [{ protected: head, signature }] };
+      },
+    ],
     ['UTF-16', () => Buffer.from(jws(es256), 'utf16le')],
     ['crit', () => jws(es256, { crit: ['exp'], exp: 1 })],
     ['an empty crit', () => jws(es256, { crit: [] })],
-    ['an unencoded payload (b64)', () => signJws({ alg: 'ES256', kid: 'ES256', b64: false, crit: ['b64'] }, CLAIMS, signer(es256))],
+    [
+      'an unencoded payload (b64)',
+      () => signJws({ alg: 'ES256', kid: 'ES256', b64: false, crit: ['b64'] }, CLAIMS, signer(es256)),
+    ],
     ['kid a number', () => jws(es256, { kid: 1 })],
     ['kid null', () => jws(es256, { kid: null })],
     ['kid an array', () => jws(es256, { kid: ['ES256'] })],
@@ -215,7 +368,10 @@ describe('a signature', () => {
     ['kid __proto__', () => jws(es256, { kid: '__proto__' })],
     ['a header that is an array', () => signJws([], CLAIMS, signer(es256))],
     ['a header that is no JSON', () => signJws('alg', CLAIMS, signer(es256))],
-    ['a header with a byte order mark', () => signJws(`\uFEFF${JSON.stringify({ alg: 'ES256', kid: 'ES256' })}`, CLAIMS, signer(es256))],
+    [
+      'a header with a byte order mark',
+      () => signJws(`\uFEFF${JSON.stringify({ alg: 'ES256', kid: 'ES256' })}`, CLAIMS, signer(es256)),
+    ],
     ['a second nesting: a signed token in a signed token', () => jws(es256, { cty: 'JWT' }, jws(es256))],
     ['a second nesting by name only', () => jws(es256, { cty: 'JWT' })],
     ['a second nesting in lower case', () => jws(es256, { cty: 'jwt' })],
@@ -223,7 +379,8 @@ describe('a signature', () => {
     ['a second nesting: an encrypted token in the encrypted token', () => nest(jws(es256))],
     ['nothing', () => '..'],
   ];
-  for (const [name, inner] of REFUSED) it(`is refused: ${name}`, () => refused(strict.verifyToken(nest(inner())), 'signature'));
+  for (const [name, inner] of REFUSED)
+    it(`is refused: ${name}`, () => refused(strict.verifyToken(nest(inner())), 'signature'));
 
   it('of the JWS inside a JWS that names no cty is not looked at: its payload is no claims', async () => {
     await refused(strict.verifyToken(nest(jws(es256, {}, jws(es256)))), 'claims');
@@ -235,7 +392,11 @@ describe('a signature', () => {
     const signing = createPrivateKey({ key: { ...server.privateJwk }, format: 'jwk' });
     for (const alg of ['RS256', 'PS256']) {
       for (const header of [{ alg, kid }, { alg }, { alg, kid: alg }]) {
-        await refused(strict.verifyToken(nest(signJws(header, CLAIMS, (input) => SIGNERS[alg]?.(input, signing) ?? assert.fail()))), 'signature', JSON.stringify(header));
+        await refused(
+          strict.verifyToken(nest(signJws(header, CLAIMS, (input) => SIGNERS[alg]?.(input, signing) ?? assert.fail()))),
+          'signature',
+          JSON.stringify(header),
+        );
       }
     }
     keyRefused(() => trusting([{ issuer: ISSUER, jwks: { keys: [server.publicJwk] } }]), 'unsupported', /no key/);
@@ -259,20 +420,35 @@ describe('the claims of a signed token', () => {
     ['sub a number', { sub: 1 }, 'claims'],
     ['exp not after iat', { iat: NOW + 10, exp: NOW + 10 }, 'claims'],
   ];
-  for (const [name, change, reason] of REFUSED) it(`are refused: ${name}`, () => refused(strict.verifyToken(nest(jws(es256, {}, { ...CLAIMS, ...change }))), reason));
-  for (const [name, payload] of [['no JSON', 'x'], ['an array', [CLAIMS]], ['a string', '"x"'], ['with a byte order mark', `\uFEFF${JSON.stringify(CLAIMS)}`], ['empty', ''], ['1e999', `{"iss":"${ISSUER}","a":1e999}`]] as const) {
+  for (const [name, change, reason] of REFUSED)
+    it(`are refused: ${name}`, () =>
+      refused(strict.verifyToken(nest(jws(es256, {}, { ...CLAIMS, ...change }))), reason));
+  for (const [name, payload] of [
+    ['no JSON', 'x'],
+    ['an array', [CLAIMS]],
+    ['a string', '"x"'],
+    ['with a byte order mark', `\uFEFF${JSON.stringify(CLAIMS)}`],
+    ['empty', ''],
+    ['1e999', `{"iss":"${ISSUER}","a":1e999}`],
+  ] as const) {
     it(`are refused: ${name}`, () => refused(strict.verifyToken(nest(jws(es256, {}, payload))), 'claims'));
   }
   it('are read only after the signature', async () => {
     const attacker = signingPair('ES256', 'ES256');
-    for (const change of [{ exp: 1 }, { aud: 'them' }, { iss: 'them' }, { sub: 1 }]) await refused(strict.verifyToken(nest(jws(attacker, {}, { ...CLAIMS, ...change }))), 'signature');
+    for (const change of [{ exp: 1 }, { aud: 'them' }, { iss: 'them' }, { sub: 1 }])
+      await refused(strict.verifyToken(nest(jws(attacker, {}, { ...CLAIMS, ...change }))), 'signature');
   });
   it('hold the user in a member, under iss, aud and exp of the whole', async () => {
     const owner = trusting([{ issuer: ISSUER, jwks: { keys: [es256.publicJwk] } }], { claimsMember: 'data' });
-    const { user, issuer, expiresAt } = await owner.authenticate(nest(jws(es256, {}, { ...CLAIMS, data: { sub: 'grace', iss: 'x', aud: 'y', exp: 1 } })));
+    const { user, issuer, expiresAt } = await owner.authenticate(
+      nest(jws(es256, {}, { ...CLAIMS, data: { sub: 'grace', iss: 'x', aud: 'y', exp: 1 } })),
+    );
     assert.deepEqual([user.sub, issuer, expiresAt], ['grace', ISSUER, CLAIMS.exp]);
     await refused(owner.verifyToken(nest(jws(es256, {}, { ...CLAIMS, iss: 'x', data: { iss: ISSUER } }))), 'issuer');
-    await refused(owner.verifyToken(nest(jws(es256, {}, { ...CLAIMS, aud: 'x', data: { aud: AUDIENCE } }))), 'audience');
+    await refused(
+      owner.verifyToken(nest(jws(es256, {}, { ...CLAIMS, aud: 'x', data: { aud: AUDIENCE } }))),
+      'audience',
+    );
     await refused(owner.verifyToken(nest(jws(es256, {}, CLAIMS))), 'claims');
   });
 });
@@ -280,23 +456,44 @@ describe('the claims of a signed token', () => {
 describe('several issuers', () => {
   const OTHER = 'https://other.example';
   const other = signingPair('ES256', 'ES256');
-  const by = (pair: SigningPair, iss: string, header: object = {}): string => nest(jws(pair, header, { ...CLAIMS, iss }));
+  const by = (pair: SigningPair, iss: string, header: object = {}): string =>
+    nest(jws(pair, header, { ...CLAIMS, iss }));
 
   it('each vouch for themselves alone', async () => {
-    const owner = trusting([{ issuer: ISSUER, jwks: { keys: [rs256.publicJwk] } }, { issuer: OTHER, jwks: { keys: [eddsa.publicJwk] } }]);
-    for (const [pair, iss] of [[rs256, ISSUER], [eddsa, OTHER]] as const) {
-      for (const header of [{}, { kid: undefined }]) assert.equal((await owner.authenticate(by(pair, iss, header))).issuer, iss);
+    const owner = trusting([
+      { issuer: ISSUER, jwks: { keys: [rs256.publicJwk] } },
+      { issuer: OTHER, jwks: { keys: [eddsa.publicJwk] } },
+    ]);
+    for (const [pair, iss] of [
+      [rs256, ISSUER],
+      [eddsa, OTHER],
+    ] as const) {
+      for (const header of [{}, { kid: undefined }])
+        assert.equal((await owner.authenticate(by(pair, iss, header))).issuer, iss);
     }
-    for (const [pair, iss] of [[rs256, OTHER], [eddsa, ISSUER]] as const) {
+    for (const [pair, iss] of [
+      [rs256, OTHER],
+      [eddsa, ISSUER],
+    ] as const) {
       for (const header of [{}, { kid: undefined }]) await refused(owner.verifyToken(by(pair, iss, header)), 'issuer');
     }
   });
   it('may share a kid', async () => {
-    for (const order of [[0, 1], [1, 0]] as const) {
-      const issuers = [{ issuer: ISSUER, jwks: { keys: [es256.publicJwk] } }, { issuer: OTHER, jwks: { keys: [other.publicJwk] } }];
+    for (const order of [
+      [0, 1],
+      [1, 0],
+    ] as const) {
+      const issuers = [
+        { issuer: ISSUER, jwks: { keys: [es256.publicJwk] } },
+        { issuer: OTHER, jwks: { keys: [other.publicJwk] } },
+      ];
       const owner = trusting(order.flatMap((index) => issuers[index] ?? []));
-      for (const [pair, iss] of [[es256, ISSUER], [other, OTHER]] as const) {
-        for (const header of [{}, { kid: undefined }]) assert.equal((await owner.authenticate(by(pair, iss, header))).issuer, iss);
+      for (const [pair, iss] of [
+        [es256, ISSUER],
+        [other, OTHER],
+      ] as const) {
+        for (const header of [{}, { kid: undefined }])
+          assert.equal((await owner.authenticate(by(pair, iss, header))).issuer, iss);
       }
       await refused(owner.verifyToken(by(es256, OTHER)), 'issuer');
       await refused(owner.verifyToken(by(other, ISSUER)), 'issuer');
@@ -308,7 +505,10 @@ describe('several issuers', () => {
     await refused(owner.verifyToken(by(es256, 'https://third.example')), 'issuer');
   });
   it('may have audiences of their own', async () => {
-    const owner = trusting([{ issuer: ISSUER, jwks: { keys: [es256.publicJwk] }, audience: ['own'] }, { issuer: OTHER, jwks: { keys: [other.publicJwk] } }]);
+    const owner = trusting([
+      { issuer: ISSUER, jwks: { keys: [es256.publicJwk] }, audience: ['own'] },
+      { issuer: OTHER, jwks: { keys: [other.publicJwk] } },
+    ]);
     const aimed = (pair: SigningPair, iss: string, aud: string): string => nest(jws(pair, {}, { ...CLAIMS, iss, aud }));
     assert.equal((await owner.verifyToken(aimed(es256, ISSUER, 'own'))).aud, 'own');
     assert.equal((await owner.verifyToken(aimed(other, OTHER, AUDIENCE))).aud, AUDIENCE);
@@ -319,24 +519,64 @@ describe('several issuers', () => {
 
 describe('which key and algorithm', () => {
   const unsaid = ({ publicJwk: { alg: _alg, ...jwk } }: SigningPair): Jwk => jwk;
-  const owner = (jwks: Jwk[], algorithms?: SignatureAlg[]): JWETokenVerifier => trusting([{ issuer: ISSUER, jwks: { keys: jwks }, ...(algorithms && { algorithms }) }]);
-  const token = (pair: SigningPair, alg: string, header: object = {}): string => nest(signJws({ alg, kid: pair.publicJwk.kid, ...header }, CLAIMS, signer(pair, alg === 'Ed25519' ? 'EdDSA' : alg)));
+  const owner = (jwks: Jwk[], algorithms?: SignatureAlg[]): JWETokenVerifier =>
+    trusting([{ issuer: ISSUER, jwks: { keys: jwks }, ...(algorithms && { algorithms }) }]);
+  const token = (pair: SigningPair, alg: string, header: object = {}): string =>
+    nest(signJws({ alg, kid: pair.publicJwk.kid, ...header }, CLAIMS, signer(pair, alg === 'Ed25519' ? 'EdDSA' : alg)));
 
   it('Ed25519 and EdDSA are one', async () => {
     for (const keyAlg of ['EdDSA', 'Ed25519', undefined]) {
       for (const alg of ['EdDSA', 'Ed25519']) {
         for (const algorithms of [undefined, ['EdDSA'], ['Ed25519']] satisfies (SignatureAlg[] | undefined)[]) {
-          assert.equal((await owner([{ ...eddsa.publicJwk, alg: keyAlg }], algorithms).verifyToken(token(eddsa, alg))).sub, 'ada');
+          assert.equal(
+            (await owner([{ ...eddsa.publicJwk, alg: keyAlg }], algorithms).verifyToken(token(eddsa, alg))).sub,
+            'ada',
+          );
         }
       }
     }
   });
-  const CASES: [name: string, key: Jwk, algorithms: SignatureAlg[] | undefined, accepted: string, rejected: string, pair: SigningPair][] = [
+  const CASES: [
+    name: string,
+    key: Jwk,
+    algorithms: SignatureAlg[] | undefined,
+    accepted: string,
+    rejected: string,
+    pair: SigningPair,
+  ][] = [
     ['an RSA key without alg is for RS256', unsaid(rs256), undefined, 'RS256', 'PS256', rs256],
-    ['an RSA key without alg is for PS256 where algorithms has only that one for it', unsaid(rs256), ['ES256', 'PS256'], 'PS256', 'RS256', rs256],
-    ['an RSA key without alg is for RS256 where algorithms has only that one for it', unsaid(rs256), ['EdDSA', 'RS256'], 'RS256', 'PS256', rs256],
-    ['an RSA key without alg is for RS256 where algorithms has both', unsaid(rs256), ['PS256', 'RS256'], 'RS256', 'PS256', rs256],
-    ['an RSA key for PS256 stays so where algorithms has both', ps256.publicJwk, ['RS256', 'PS256'], 'PS256', 'RS256', ps256],
+    [
+      'an RSA key without alg is for PS256 where algorithms has only that one for it',
+      unsaid(rs256),
+      ['ES256', 'PS256'],
+      'PS256',
+      'RS256',
+      rs256,
+    ],
+    [
+      'an RSA key without alg is for RS256 where algorithms has only that one for it',
+      unsaid(rs256),
+      ['EdDSA', 'RS256'],
+      'RS256',
+      'PS256',
+      rs256,
+    ],
+    [
+      'an RSA key without alg is for RS256 where algorithms has both',
+      unsaid(rs256),
+      ['PS256', 'RS256'],
+      'RS256',
+      'PS256',
+      rs256,
+    ],
+    [
+      'an RSA key for PS256 stays so where algorithms has both',
+      ps256.publicJwk,
+      ['RS256', 'PS256'],
+      'PS256',
+      'RS256',
+      ps256,
+    ],
   ];
   for (const [name, key, algorithms, accepted, rejected, pair] of CASES) {
     it(name, async () => {
@@ -361,8 +601,16 @@ describe('which key and algorithm', () => {
     const nameless = (pair: SigningPair): string => token(pair, pair.alg, { kid: undefined });
     const second = signingPair('ES256', 'second');
     assert.equal((await owner([es256.publicJwk]).verifyToken(nameless(es256))).sub, 'ada');
-    assert.equal((await owner([es256.publicJwk, eddsa.publicJwk, rs256.publicJwk, ps256.publicJwk]).verifyToken(nameless(es256))).sub, 'ada', 'the others are for other algorithms');
-    for (const order of [[es256, second], [second, es256]]) {
+    assert.equal(
+      (await owner([es256.publicJwk, eddsa.publicJwk, rs256.publicJwk, ps256.publicJwk]).verifyToken(nameless(es256)))
+        .sub,
+      'ada',
+      'the others are for other algorithms',
+    );
+    for (const order of [
+      [es256, second],
+      [second, es256],
+    ]) {
       const two = owner(order.map(({ publicJwk }) => publicJwk));
       await refused(two.verifyToken(nameless(es256)), 'signature');
       await refused(two.verifyToken(nameless(second)), 'signature');
@@ -399,9 +647,21 @@ describe('which key and algorithm', () => {
     ['P-384 without alg', p384],
     ['P-256 called P-384', { ...es256.publicJwk, crv: 'P-384' }],
     ['a point off the curve', { ...es256.publicJwk, y: es256.publicJwk.x }],
-    ['a short coordinate', { ...es256.publicJwk, x: base64url(Buffer.from(es256.publicJwk.x ?? '', 'base64url').subarray(1)) }],
-    ['a coordinate with a zero octet in front', { ...es256.publicJwk, x: base64url(Buffer.concat([Buffer.of(0), Buffer.from(es256.publicJwk.x ?? '', 'base64url')])) }],
-    ['a coordinate that lost its zero octet in front', { ...lossy, x: base64url(Buffer.from(lossy.x ?? '', 'base64url').subarray(1)) }],
+    [
+      'a short coordinate',
+      { ...es256.publicJwk, x: base64url(Buffer.from(es256.publicJwk.x ?? '', 'base64url').subarray(1)) },
+    ],
+    [
+      'a coordinate with a zero octet in front',
+      {
+        ...es256.publicJwk,
+        x: base64url(Buffer.concat([Buffer.of(0), Buffer.from(es256.publicJwk.x ?? '', 'base64url')])),
+      },
+    ],
+    [
+      'a coordinate that lost its zero octet in front',
+      { ...lossy, x: base64url(Buffer.from(lossy.x ?? '', 'base64url').subarray(1)) },
+    ],
     ['Ed25519 of 33 octets', { ...eddsa.publicJwk, x: base64url(Buffer.alloc(33, 1)) }],
     ['a padded coordinate', { ...es256.publicJwk, x: `${es256.publicJwk.x}=` }],
     ['no y', { ...es256.publicJwk, y: undefined }],
@@ -411,7 +671,13 @@ describe('which key and algorithm', () => {
     ['1024 bits', { ...weak, alg: 'RS256' }],
     ['e = 3', { ...e3, alg: 'RS256' }],
     ['e = 1', { ...rs256.publicJwk, e: 'AQ' }],
-    ['n with a leading zero', { ...rs256.publicJwk, n: base64url(Buffer.concat([Buffer.of(0), Buffer.from(rs256.publicJwk.n ?? '', 'base64url')])) }],
+    [
+      'n with a leading zero',
+      {
+        ...rs256.publicJwk,
+        n: base64url(Buffer.concat([Buffer.of(0), Buffer.from(rs256.publicJwk.n ?? '', 'base64url')])),
+      },
+    ],
     ['no n', { ...rs256.publicJwk, n: undefined }],
     ['kid a number', { ...rs256.publicJwk, kid: 1 }],
     ['an unknown kty', { kty: 'AKP', alg: 'ML-DSA-44', pub: 'AAAA' }],
@@ -426,16 +692,38 @@ describe('which key and algorithm', () => {
       keyRefused(() => owner([untyped(jwk)]), 'unsupported', /no key/);
     });
   }
-  for (const [name, jwk] of [['a private key', eddsa.privateJwk], ['a private RSA key', rs256.privateJwk], ['a secret', { kty: 'oct', k: 'c2VjcmV0' }], ['a secret in an RSA key', { ...rs256.publicJwk, k: 'c2VjcmV0' }]] as const) {
-    it(`a set given in place must not hold ${name}`, () => keyRefused(() => owner([es256.publicJwk, untyped(jwk)]), 'private', /public keys only/, [eddsa.privateJwk.d, rs256.privateJwk.d]));
+  for (const [name, jwk] of [
+    ['a private key', eddsa.privateJwk],
+    ['a private RSA key', rs256.privateJwk],
+    ['a secret', { kty: 'oct', k: 'c2VjcmV0' }],
+    ['a secret in an RSA key', { ...rs256.publicJwk, k: 'c2VjcmV0' }],
+  ] as const) {
+    it(`a set given in place must not hold ${name}`, () =>
+      keyRefused(() => owner([es256.publicJwk, untyped(jwk)]), 'private', /public keys only/, [
+        eddsa.privateJwk.d,
+        rs256.privateJwk.d,
+      ]));
   }
 });
 
 describe('the options', () => {
   const trusted = { issuer: ISSUER, jwks: { keys: [es256.publicJwk] } };
   const REFUSED: [name: string, options: object, message: RegExp][] = [
-    ['no audience, which would let another recipient encrypt the token again', { trustedIssuers: [trusted] }, /"audience" or "resource"/],
-    ['an audience for one issuer only', { trustedIssuers: [{ ...trusted, audience: 'a' }, { ...trusted, issuer: 'b' }] }, /"audience"/],
+    [
+      'no audience, which would let another recipient encrypt the token again',
+      { trustedIssuers: [trusted] },
+      /"audience" or "resource"/,
+    ],
+    [
+      'an audience for one issuer only',
+      {
+        trustedIssuers: [
+          { ...trusted, audience: 'a' },
+          { ...trusted, issuer: 'b' },
+        ],
+      },
+      /"audience"/,
+    ],
     ['requireExp: false', { trustedIssuers: [trusted], audience: 'a', requireExp: false }, /"requireExp"/],
     ['no issuer at all', { trustedIssuers: [], audience: 'a' }, /"trustedIssuers"/],
     ['one issuer twice', { trustedIssuers: [trusted, trusted], audience: 'a' }, /twice/],
@@ -443,13 +731,28 @@ describe('the options', () => {
     ['keys without an issuer', { trustedIssuers: [{ jwks: trusted.jwks }], audience: 'a' }, /"issuer"/],
     ['an empty issuer', { trustedIssuers: [{ ...trusted, issuer: '' }], audience: 'a' }, /"issuer"/],
     ['an unknown option', { trustedIssuers: [{ ...trusted, algorithm: 'ES256' }], audience: 'a' }, /"algorithm"/],
-    ['an algorithm that is none', { trustedIssuers: [{ ...trusted, algorithms: ['none'] }], audience: 'a' }, /"algorithms"/],
+    [
+      'an algorithm that is none',
+      { trustedIssuers: [{ ...trusted, algorithms: ['none'] }], audience: 'a' },
+      /"algorithms"/,
+    ],
     ['HMAC', { trustedIssuers: [{ ...trusted, algorithms: ['ES256', 'HS256'] }], audience: 'a' }, /"algorithms"/],
-    ['an empty list of algorithms', { trustedIssuers: [{ ...trusted, algorithms: [] }], audience: 'a' }, /"algorithms"/],
-    ['a string for a URL', { trustedIssuers: [{ ...trusted, jwks: 'https://issuer.example/jwks' }], audience: 'a' }, /"jwks"/],
+    [
+      'an empty list of algorithms',
+      { trustedIssuers: [{ ...trusted, algorithms: [] }], audience: 'a' },
+      /"algorithms"/,
+    ],
+    [
+      'a string for a URL',
+      { trustedIssuers: [{ ...trusted, jwks: 'https://issuer.example/jwks' }], audience: 'a' },
+      /"jwks"/,
+    ],
   ];
-  for (const [name, options, message] of REFUSED) it(`refuse ${name}`, () => keyRefused(() => new JWETokenVerifier(untyped({ keys, ...options })), 'option', message));
-  it('refuse an empty set of keys', () => keyRefused(() => trusting([{ issuer: ISSUER, jwks: { keys: [] } }]), 'malformed', /at least one key/));
+  for (const [name, options, message] of REFUSED)
+    it(`refuse ${name}`, () =>
+      keyRefused(() => new JWETokenVerifier(untyped({ keys, ...options })), 'option', message));
+  it('refuse an empty set of keys', () =>
+    keyRefused(() => trusting([{ issuer: ISSUER, jwks: { keys: [] } }]), 'malformed', /at least one key/));
   it('cannot be changed afterwards by who gave them', async () => {
     const algorithms: SignatureAlg[] = ['ES256'];
     const jwks: JwkSet = { keys: [{ ...es256.publicJwk }] };
@@ -464,43 +767,85 @@ describe('the options', () => {
 });
 
 describe('encryptToken with sign', () => {
-  const mint = (key: unknown, claims: object = {}): Promise<string> => encryptToken(claims, recipient, { sign: { key: untyped(key), issuer: ISSUER, audience: AUDIENCE } });
+  const mint = (key: unknown, claims: object = {}): Promise<string> =>
+    encryptToken(claims, recipient, { sign: { key: untyped(key), issuer: ISSUER, audience: AUDIENCE } });
   for (const [name, options] of Object.entries<unknown>({
-    'nothing': null, 'a string': 'key', 'a list': [], 'no member': {}, 'no key': { issuer: ISSUER, audience: AUDIENCE }, 'no issuer': { key: es256.privateJwk, audience: AUDIENCE },
-    'a number as issuer': { key: es256.privateJwk, issuer: 1, audience: AUDIENCE }, 'no audience': { key: es256.privateJwk, issuer: ISSUER },
-    'a number as audience': { key: es256.privateJwk, issuer: ISSUER, audience: 1 }, 'a number among audiences': { key: es256.privateJwk, issuer: ISSUER, audience: [AUDIENCE, 1] },
+    nothing: null,
+    'a string': 'key',
+    'a list': [],
+    'no member': {},
+    'no key': { issuer: ISSUER, audience: AUDIENCE },
+    'no issuer': { key: es256.privateJwk, audience: AUDIENCE },
+    'a number as issuer': { key: es256.privateJwk, issuer: 1, audience: AUDIENCE },
+    'no audience': { key: es256.privateJwk, issuer: ISSUER },
+    'a number as audience': { key: es256.privateJwk, issuer: ISSUER, audience: 1 },
+    'a number among audiences': { key: es256.privateJwk, issuer: ISSUER, audience: [AUDIENCE, 1] },
   })) {
-    it(`are refused for ${name} as what signs`, () => assert.rejects(encryptToken({}, recipient, { sign: untyped(options) }),
-      (error) => error instanceof KeyError && error.code === 'unsupported' && /^sign needs a key .* an issuer and an audience$/.test(error.message)));
+    it(`are refused for ${name} as what signs`, () =>
+      assert.rejects(
+        encryptToken({}, recipient, { sign: untyped(options) }),
+        (error) =>
+          error instanceof KeyError &&
+          error.code === 'unsupported' &&
+          /^sign needs a key .* an issuer and an audience$/.test(error.message),
+      ));
   }
   it('lets claims given win, iss and aud too', async () => {
     const token = await mint(es256.privateJwk, { iss: 'mine', aud: ['x'], exp: NOW + 50, iat: 7 });
-    const owner = new JWETokenVerifier({ keys, audience: 'x', trustedIssuers: [{ issuer: 'mine', jwks: { keys: [es256.publicJwk] } }] });
-    assert.deepEqual({ ...await owner.verifyToken(token), aud: null }, { iss: 'mine', aud: null, exp: NOW + 50, iat: 7 });
+    const owner = new JWETokenVerifier({
+      keys,
+      audience: 'x',
+      trustedIssuers: [{ issuer: 'mine', jwks: { keys: [es256.publicJwk] } }],
+    });
+    assert.deepEqual(
+      { ...(await owner.verifyToken(token)), aud: null },
+      { iss: 'mine', aud: null, exp: NOW + 50, iat: 7 },
+    );
   });
   it('signs with what the key says, by either name of Ed25519, or what fits its type', async () => {
     const { alg: _rsa, ...rsa } = rs256.privateJwk;
     const { alg: _okp, use: _use, ...okp } = eddsa.privateJwk;
-    for (const key of [rsa, okp, { ...eddsa.privateJwk, alg: 'Ed25519' }, { ...es256.privateJwk, key_ops: ['sign'] }]) assert.equal((await strict.verifyToken(await mint(key, { sub: 'ada' }))).sub, 'ada');
+    for (const key of [rsa, okp, { ...eddsa.privateJwk, alg: 'Ed25519' }, { ...es256.privateJwk, key_ops: ['sign'] }])
+      assert.equal((await strict.verifyToken(await mint(key, { sub: 'ada' }))).sub, 'ada');
   });
   const { d: _private, ...publicOnly } = es256.privateJwk;
   const p384 = newPair('ec', { namedCurve: 'P-384' }).privateKey.export({ format: 'jwk' });
   const weak = newPair('rsa', { modulusLength: 1024 }).privateKey.export({ format: 'jwk' });
   const REFUSED: [name: string, key: unknown, code: string][] = [
-    ['a public key', publicOnly, 'unsupported'], ['null', null, 'unsupported'], ['undefined', undefined, 'unsupported'], ['a string', 'key', 'unsupported'], ['a secret', { kty: 'oct', k: 'c2VjcmV0' }, 'unsupported'],
-    ['an encryption key', { ...rs256.privateJwk, use: 'enc' }, 'unsupported'], ['alg RSA-OAEP-256', { ...rs256.privateJwk, alg: 'RSA-OAEP-256' }, 'unsupported'], ['alg none', { ...rs256.privateJwk, alg: 'none' }, 'unsupported'],
-    ['key_ops without sign', { ...es256.privateJwk, key_ops: ['verify'] }, 'unsupported'], ['P-384', p384, 'unsupported'], ['1024 bits', { ...weak, alg: 'RS256' }, 'unsupported'],
-    ['the public half of another key', { ...eddsa.privateJwk, x: signingPair('EdDSA', 'x').publicJwk.x }, 'inconsistent'],
-    ['the public point of another key', { ...es256.privateJwk, x: signingPair('ES256', 'x').publicJwk.x }, 'unsupported'],
+    ['a public key', publicOnly, 'unsupported'],
+    ['null', null, 'unsupported'],
+    ['undefined', undefined, 'unsupported'],
+    ['a string', 'key', 'unsupported'],
+    ['a secret', { kty: 'oct', k: 'c2VjcmV0' }, 'unsupported'],
+    ['an encryption key', { ...rs256.privateJwk, use: 'enc' }, 'unsupported'],
+    ['alg RSA-OAEP-256', { ...rs256.privateJwk, alg: 'RSA-OAEP-256' }, 'unsupported'],
+    ['alg none', { ...rs256.privateJwk, alg: 'none' }, 'unsupported'],
+    ['key_ops without sign', { ...es256.privateJwk, key_ops: ['verify'] }, 'unsupported'],
+    ['P-384', p384, 'unsupported'],
+    ['1024 bits', { ...weak, alg: 'RS256' }, 'unsupported'],
+    [
+      'the public half of another key',
+      { ...eddsa.privateJwk, x: signingPair('EdDSA', 'x').publicJwk.x },
+      'inconsistent',
+    ],
+    [
+      'the public point of another key',
+      { ...es256.privateJwk, x: signingPair('ES256', 'x').publicJwk.x },
+      'unsupported',
+    ],
     ['a d that is none', { ...eddsa.privateJwk, d: 'AA' }, 'inconsistent'],
     ['the private half of another RSA key', { ...rs256.privateJwk, n: ps256.publicJwk.n }, 'inconsistent'],
   ];
   for (const [name, key, code] of REFUSED) {
-    it(`refuses ${name}`, () => assert.rejects(mint(key), (error) => {
-      assert.ok(error instanceof KeyError, String(error));
-      assert.equal(error.code, code);
-      for (const { privateJwk: { d } } of PAIRS) assert.ok(!error.message.includes(d));
-      return true;
-    }));
+    it(`refuses ${name}`, () =>
+      assert.rejects(mint(key), (error) => {
+        assert.ok(error instanceof KeyError, String(error));
+        assert.equal(error.code, code);
+        for (const {
+          privateJwk: { d },
+        } of PAIRS)
+          assert.ok(!error.message.includes(d));
+        return true;
+      }));
   }
 });

@@ -1,29 +1,55 @@
 // The key file: what a server refuses to start with, and how it follows the file while it runs.
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, generatePrimeSync } from 'node:crypto';
-import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, statSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { CompactEncrypt, importJWK } from 'jose';
-import { type AuthEvent, type AuthOptions, encryptToken, getUser, type Jwk, JWETokenVerifier, KeyError, type RsaPublicJwk, withAuth } from 'mcp-auth-middleware';
-import { countRsa, hold, rsa } from './rsa.js';
-import { keyPair, needs, outcome, root, run, type Scope, serve, until } from './support.js';
+import {
+  type AuthEvent,
+  type AuthOptions,
+  encryptToken,
+  getUser,
+  type Jwk,
+  JWETokenVerifier,
+  KeyError,
+  type RsaPublicJwk,
+  withAuth,
+} from 'mcp-auth-middleware';
+import { countRsa, hold, rsa } from './support/rsa.js';
+import { keyPair, needs, outcome, root, run, type Scope, serve, until } from './support/support.js';
 
 const NOW = 1_800_000_000;
 const folder = mkdtempSync(join(tmpdir(), 'keyfile-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
-const newPath = (): string => join(folder, `${files += 1}.json`);
+const newPath = (): string => join(folder, `${(files += 1)}.json`);
 
-const [a, b, c, d, e] = await Promise.all(['a', 'b', 'c', 'd', 'e'].map(async (name) => ({ ...(await keyPair(name)).privateJwk, iat: undefined })));
+const [a, b, c, d, e] = await Promise.all(
+  ['a', 'b', 'c', 'd', 'e'].map(async (name) => ({ ...(await keyPair(name)).privateJwk, iat: undefined })),
+);
 if (!a || !b || !c || !d || !e) throw new Error('five keys are made above');
 const publicOf = ({ kty, n, e: exponent, kid, alg }: typeof a): RsaPublicJwk => ({ kty, n, e: exponent, kid, alg });
-const mint = (key: typeof a, claims: object = {}): Promise<string> => encryptToken({ sub: 'alice', iat: NOW, exp: NOW + 1_000_000, ...claims }, publicOf(key));
+const mint = (key: typeof a, claims: object = {}): Promise<string> =>
+  encryptToken({ sub: 'alice', iat: NOW, exp: NOW + 1_000_000, ...claims }, publicOf(key));
 /** As producers make them that know nothing of key ids. */
-const withoutKid = async (key: typeof a): Promise<string> => new CompactEncrypt(Buffer.from('{"sub":"alice"}'))
-  .setProtectedHeader({ alg: 'RSA-OAEP-256', enc: 'A256GCM' }).encrypt(await importJWK({ ...publicOf(key) }));
+const withoutKid = async (key: typeof a): Promise<string> =>
+  new CompactEncrypt(Buffer.from('{"sub":"alice"}'))
+    .setProtectedHeader({ alg: 'RSA-OAEP-256', enc: 'A256GCM' })
+    .encrypt(await importJWK({ ...publicOf(key) }));
 
 /** A JWK Set as text, all of the same length, so that no test depends on a change of size. */
 const setOf = (...keys: object[]): string => JSON.stringify({ keys }).padEnd(20_000);
@@ -56,9 +82,24 @@ function compositeKey(): Jwk {
       const hex = value.toString(16);
       return Buffer.from(hex.padStart(hex.length + (hex.length % 2), '0'), 'hex').toString('base64url');
     };
-    const members = { n: p * q, e: exponent, d: private_, p, q, dp: private_ % (p - 1n), dq: private_ % (q - 1n), qi: inverse(q, p) };
+    const members = {
+      n: p * q,
+      e: exponent,
+      d: private_,
+      p,
+      q,
+      dp: private_ % (p - 1n),
+      dq: private_ % (q - 1n),
+      qi: inverse(q, p),
+    };
     if (members.n.toString(2).length < 2048 || members.qi === 0n) continue;
-    return { kty: 'RSA', kid: 'composite', alg: 'RSA-OAEP-256', use: 'enc', ...Object.fromEntries(Object.entries(members).map(([name, value]) => [name, encode(value)])) };
+    return {
+      kty: 'RSA',
+      kid: 'composite',
+      alg: 'RSA-OAEP-256',
+      use: 'enc',
+      ...Object.fromEntries(Object.entries(members).map(([name, value]) => [name, encode(value)])),
+    };
   }
 }
 
@@ -72,7 +113,11 @@ const bad: [what: string, content: string | Uint8Array, code: KeyError['code']][
   ['with an array', JSON.stringify([a]), 'malformed'],
   ['with null', 'null', 'malformed'],
   ['with a byte order mark', `\ufeff${setOf(a)}`, 'malformed'],
-  ['that is not UTF-8', Buffer.concat([Buffer.from('{"keys":[],"'), Buffer.from([0xff]), Buffer.from('":1}')]), 'malformed'],
+  [
+    'that is not UTF-8',
+    Buffer.concat([Buffer.from('{"keys":[],"'), Buffer.from([0xff]), Buffer.from('":1}')]),
+    'malformed',
+  ],
   ['in UTF-16', Buffer.from(setOf(a), 'utf16le'), 'malformed'],
   ['without keys', '{"keys":[]}', 'malformed'],
   ['with keys that are no array', '{"keys":{}}', 'malformed'],
@@ -86,8 +131,8 @@ const bad: [what: string, content: string | Uint8Array, code: KeyError['code']][
   ['with a private and a public key', setOf(a, publicOf(b)), 'public_only'],
   ['with a key of 1024 bits', setOf(weak), 'weak'],
   ['with another exponent', setOf({ ...a, e: 'Aw' }), 'weak'],
-  ['with another key\'s d', setOf({ ...a, d: b.d }), 'inconsistent'],
-  ['with another key\'s primes', setOf({ ...a, p: b.p, q: b.q, dp: b.dp, dq: b.dq, qi: b.qi }), 'inconsistent'],
+  ["with another key's d", setOf({ ...a, d: b.d }), 'inconsistent'],
+  ["with another key's primes", setOf({ ...a, p: b.p, q: b.q, dp: b.dp, dq: b.dq, qi: b.qi }), 'inconsistent'],
   ['with swapped primes', setOf({ ...a, p: a.q, q: a.p }), 'inconsistent'],
   ['with a "prime" that is none', setOf(composite), 'inconsistent'],
   ['without CRT members', setOf({ kty: a.kty, n: a.n, e: a.e, d: a.d }), 'malformed'],
@@ -134,8 +179,13 @@ for (const [what, content, keys] of good) {
   test(`starts with a key file ${what}`, async () => {
     const verifier = start(write(content));
     assert.equal(verifier.getJwks().keys.length, 1);
-    const outcomes = await Promise.all([a, b, c, d, e].map(async (key) => outcome(verifier.authenticate(await mint(key)))));
-    assert.deepEqual(outcomes, [0, 1, 2, 3, 4].map((i) => (i < keys ? 'accepted' : 'unknown_key')));
+    const outcomes = await Promise.all(
+      [a, b, c, d, e].map(async (key) => outcome(verifier.authenticate(await mint(key)))),
+    );
+    assert.deepEqual(
+      outcomes,
+      [0, 1, 2, 3, 4].map((i) => (i < keys ? 'accepted' : 'unknown_key')),
+    );
   });
 }
 
@@ -159,24 +209,31 @@ test('does not hang at a FIFO', needs('mkfifo'), async () => {
   assert.equal(refusal(path).code, 'unreadable');
 });
 
-test('does not start with a key file it may not read', { skip: process.geteuid === undefined && 'needs user ids' }, () => {
-  const path = write(setOf(a), 0o000);
-  const user = process.geteuid?.();
-  if (user === 0) process.seteuid?.(65_534); // whom the mode does not stop, if anybody
-  try {
-    const error = refusal(path);
-    assert.equal(error.code, 'unreadable');
-    assert.match(error.message, /EACCES/);
-  } finally {
-    if (user === 0) process.seteuid?.(0);
-  }
-});
+test(
+  'does not start with a key file it may not read',
+  { skip: process.geteuid === undefined && 'needs user ids' },
+  () => {
+    const path = write(setOf(a), 0o000);
+    const user = process.geteuid?.();
+    if (user === 0) process.seteuid?.(65_534); // whom the mode does not stop, if anybody
+    try {
+      const error = refusal(path);
+      assert.equal(error.code, 'unreadable');
+      assert.match(error.message, /EACCES/);
+    } finally {
+      if (user === 0) process.seteuid?.(0);
+    }
+  },
+);
 
 test('does not start without a key at all, and names the environment variable', () => {
   const { MCP_KEY_FILE_PATH: set } = process.env;
   delete process.env['MCP_KEY_FILE_PATH'];
   try {
-    assert.throws(() => new JWETokenVerifier(), (error) => error instanceof KeyError && error.code === 'missing' && error.message.includes('MCP_KEY_FILE_PATH'));
+    assert.throws(
+      () => new JWETokenVerifier(),
+      (error) => error instanceof KeyError && error.code === 'missing' && error.message.includes('MCP_KEY_FILE_PATH'),
+    );
     process.env['MCP_KEY_FILE_PATH'] = write(setOf(a));
     assert.equal(new JWETokenVerifier().getJwks().keys[0]?.kid, a.kid);
   } finally {
@@ -189,15 +246,28 @@ test('does not start without a key at all, and names the environment variable', 
 async function warnings(content: string, mode: number): Promise<string> {
   const library = pathToFileURL(join(root, 'dist/mcp-auth.js')).href;
   const program = `import { JWETokenVerifier } from ${JSON.stringify(library)}; for (const _ of [1, 2]) new JWETokenVerifier();`;
-  const { code, stderr } = await run(process.execPath, ['--input-type=module', '-e', program], { env: { MCP_KEY_FILE_PATH: write(content, mode) } });
+  const { code, stderr } = await run(process.execPath, ['--input-type=module', '-e', program], {
+    env: { MCP_KEY_FILE_PATH: write(content, mode) },
+  });
   assert.equal(code, 0, stderr);
   return stderr;
 }
 
-for (const [mode, warns] of [[0o600, false], [0o400, false], [0o440, false], [0o640, false], [0o644, true], [0o604, true]] as const) {
-  test(`${warns ? 'warns once of' : 'says nothing of'} a key file with mode ${mode.toString(8)}`, { skip: process.platform === 'win32' && 'no modes' }, async () => {
-    assert.equal((await warnings(setOf(a), mode)).split('[MCP_AUTH_KEY_FILE_MODE]').length, warns ? 2 : 1);
-  });
+for (const [mode, warns] of [
+  [0o600, false],
+  [0o400, false],
+  [0o440, false],
+  [0o640, false],
+  [0o644, true],
+  [0o604, true],
+] as const) {
+  test(
+    `${warns ? 'warns once of' : 'says nothing of'} a key file with mode ${mode.toString(8)}`,
+    { skip: process.platform === 'win32' && 'no modes' },
+    async () => {
+      assert.equal((await warnings(setOf(a), mode)).split('[MCP_AUTH_KEY_FILE_MODE]').length, warns ? 2 : 1);
+    },
+  );
 }
 
 test('warns once of a key without alg, with how to mark it', async () => {
@@ -213,12 +283,26 @@ test('warns once of a key without alg, with how to mark it', async () => {
 async function follow(scope: Scope, keyFile: string, options: AuthOptions = {}) {
   const clock = { now: NOW };
   const events: AuthEvent[] = [];
-  const handler = withAuth((_req, res) => { res.end(getUser().sub); }, {
-    keyFile, now: () => clock.now, onEvent: (event) => { if (event.type.startsWith('keys.')) events.push(event); }, ...options,
-  });
+  const handler = withAuth(
+    (_req, res) => {
+      res.end(getUser().sub);
+    },
+    {
+      keyFile,
+      now: () => clock.now,
+      onEvent: (event) => {
+        if (event.type.startsWith('keys.')) events.push(event);
+      },
+      ...options,
+    },
+  );
   const { url } = await serve(scope, handler);
-  const ask = async (token: string): Promise<number> => (await fetch(url, { headers: { authorization: `Bearer ${token}` } })).status;
-  const published = async (): Promise<string> => Object(await (await fetch(`${url}/.well-known/jwks.json`)).json()).keys.map((key: Jwk) => key.kid).join();
+  const ask = async (token: string): Promise<number> =>
+    (await fetch(url, { headers: { authorization: `Bearer ${token}` } })).status;
+  const published = async (): Promise<string> =>
+    Object(await (await fetch(`${url}/.well-known/jwks.json`)).json())
+      .keys.map((key: Jwk) => key.kid)
+      .join();
   assert.deepEqual(events.splice(0), [{ type: 'keys.loaded', keyId: await published() }]);
   return { clock, events, ask, published, url };
 }
@@ -311,7 +395,10 @@ test('a token with the kid of a known key, whose tag fails, forces no look', asy
   assert.equal(await ask(`${token.slice(0, -22)}${'A'.repeat(22)}`), 401);
   assert.deepEqual(events, []);
   assert.equal(await ask(await mint(b)), 401);
-  assert.deepEqual(events.map(({ type }) => type), ['keys.failed']); // the second forced one
+  assert.deepEqual(
+    events.map(({ type }) => type),
+    ['keys.failed'],
+  ); // the second forced one
 });
 
 test('many tokens with unknown kids force one look, and no more before its time', async (t) => {
@@ -351,8 +438,22 @@ test('looks again when the clock was set back', async (t) => {
 
 const failures: [what: string, spoil: (path: string) => unknown, reason: KeyError['code']][] = [
   ['is gone', (path) => rmSync(path), 'missing'],
-  ['is a directory now', (path) => { rmSync(path); mkdirSync(path); }, 'unreadable'],
-  ['is half written', (path) => { writeFileSync(path, setOf(b)); truncateSync(path, 900); }, 'malformed'],
+  [
+    'is a directory now',
+    (path) => {
+      rmSync(path);
+      mkdirSync(path);
+    },
+    'unreadable',
+  ],
+  [
+    'is half written',
+    (path) => {
+      writeFileSync(path, setOf(b));
+      truncateSync(path, 900);
+    },
+    'malformed',
+  ],
   ['is empty', (path) => truncateSync(path), 'malformed'],
   ['has public keys only', (path) => writeFileSync(path, setOf(publicOf(b))), 'public_only'],
   ['has a good and a bad key', (path) => writeFileSync(path, setOf(b, { ...c, d: a.d })), 'inconsistent'],
@@ -368,9 +469,15 @@ for (const [what, spoil, reason] of failures) {
     spoil(path);
     for (const looks of [1, 2]) {
       clock.now += 5;
-      assert.equal(await countRsa(async () => assert.equal(await ask(old), 200)), reason === 'inconsistent' && what.includes('decrypt') ? 2 : 0);
+      assert.equal(
+        await countRsa(async () => assert.equal(await ask(old), 200)),
+        reason === 'inconsistent' && what.includes('decrypt') ? 2 : 0,
+      );
       assert.equal(await published(), a.kid);
-      assert.deepEqual(events, Array.from({ length: looks }, () => ({ type: 'keys.failed', reason })));
+      assert.deepEqual(
+        events,
+        Array.from({ length: looks }, () => ({ type: 'keys.failed', reason })),
+      );
     }
     assert.equal(await ask(fresh), 401);
     rmSync(path, { recursive: true, force: true });
@@ -400,7 +507,13 @@ test('a file whose keys have all expired is valid: 503 and an empty set, until t
 });
 
 test('publishes the newest key whose time has come, and decrypts with each until it expires', async (t) => {
-  const path = write(setOf({ ...a, iat: NOW - 1000, exp: NOW + 700 }, { ...b, iat: NOW, nbf: NOW + 600 }, { ...c, iat: NOW - 2000, exp: NOW + 100 }));
+  const path = write(
+    setOf(
+      { ...a, iat: NOW - 1000, exp: NOW + 700 },
+      { ...b, iat: NOW, nbf: NOW + 600 },
+      { ...c, iat: NOW - 2000, exp: NOW + 100 },
+    ),
+  );
   const { clock, ask, published } = await follow(t, path);
   const tokens = [await mint(a), await mint(b), await mint(c)];
   const at = async (seconds: number): Promise<[string, ...number[]]> => {
@@ -417,12 +530,40 @@ test('publishes the newest key whose time has come, and decrypts with each until
 });
 
 const order: [what: string, keys: object[], published: string | undefined][] = [
-  ['nbf before iat', [{ ...a, iat: NOW, nbf: NOW - 100 }, { ...b, iat: NOW - 50 }], b.kid],
+  [
+    'nbf before iat',
+    [
+      { ...a, iat: NOW, nbf: NOW - 100 },
+      { ...b, iat: NOW - 50 },
+    ],
+    b.kid,
+  ],
   ['the first of those without times', [a, b], a.kid],
   ['one with a time before one without', [a, { ...b, iat: NOW - 100 }], b.kid],
-  ['none whose time has not come', [{ ...a, nbf: NOW + 1 }, { ...b, nbf: NOW - 1 }], b.kid],
-  ['none that has expired', [{ ...a, iat: NOW - 5, exp: NOW }, { ...b, iat: NOW - 100 }], b.kid],
-  ['the one whose time comes first, when none has come', [{ ...a, nbf: NOW + 20 }, { ...b, nbf: NOW + 10 }], b.kid],
+  [
+    'none whose time has not come',
+    [
+      { ...a, nbf: NOW + 1 },
+      { ...b, nbf: NOW - 1 },
+    ],
+    b.kid,
+  ],
+  [
+    'none that has expired',
+    [
+      { ...a, iat: NOW - 5, exp: NOW },
+      { ...b, iat: NOW - 100 },
+    ],
+    b.kid,
+  ],
+  [
+    'the one whose time comes first, when none has come',
+    [
+      { ...a, nbf: NOW + 20 },
+      { ...b, nbf: NOW + 10 },
+    ],
+    b.kid,
+  ],
 ];
 for (const [what, keys, kid] of order) {
   test(`publishes ${what}`, () => assert.equal(start(write(setOf(...keys))).getJwks().keys[0]?.kid, kid));
@@ -434,7 +575,8 @@ test('1,000 returning users draw no 503 and no decryption when the keys rotate',
   const tokens = await Promise.all(Array.from({ length: 1000 }, (_, i) => mint(a, { i })));
   const all = async (): Promise<number[]> => {
     const statuses: number[] = [];
-    for (let i = 0; i < tokens.length; i += 100) statuses.push(...await Promise.all(tokens.slice(i, i + 100).map(ask)));
+    for (let i = 0; i < tokens.length; i += 100)
+      statuses.push(...(await Promise.all(tokens.slice(i, i + 100).map(ask))));
     return [...new Set(statuses)];
   };
   assert.equal(await countRsa(async () => assert.deepEqual(await all(), [200])), 1000);
@@ -455,7 +597,10 @@ test('a key that is taken out of the file takes its known tokens with it at once
   for (const token of tokens) assert.equal(await ask(token), 200);
   writeFileSync(path, setOf(b));
   clock.now += 5;
-  assert.equal(await countRsa(async () => assert.deepEqual([await ask(tokens[0] ?? ''), await ask(tokens[1] ?? '')], [401, 200])), 0);
+  assert.equal(
+    await countRsa(async () => assert.deepEqual([await ask(tokens[0] ?? ''), await ask(tokens[1] ?? '')], [401, 200])),
+    0,
+  );
   writeFileSync(path, setOf(a, b));
   clock.now += 5;
   assert.equal(await countRsa(async () => assert.equal(await ask(tokens[0] ?? ''), 200)), 2); // self-test and decryption
@@ -509,5 +654,8 @@ test('a private set given in place is read once and never looks at a file', asyn
   const verifier = new JWETokenVerifier({ keys, now: () => now });
   keys.keys.pop();
   now += 100;
-  assert.deepEqual(await Promise.all([a, b].map(async (key) => outcome(verifier.authenticate(await mint(key))))), ['unknown_key', 'accepted']);
+  assert.deepEqual(await Promise.all([a, b].map(async (key) => outcome(verifier.authenticate(await mint(key))))), [
+    'unknown_key',
+    'accepted',
+  ]);
 });

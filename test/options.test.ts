@@ -4,9 +4,17 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
-import { authMiddleware, type AuthOptions, JWETokenVerifier, KeyError, type JwkSet, withAuth, withAuthFetch } from 'mcp-auth-middleware';
-import { keyPair, serve } from './support.js';
-import { ask, bearer, guard, serverKeys, whoami } from './wire.js';
+import {
+  authMiddleware,
+  type AuthOptions,
+  JWETokenVerifier,
+  KeyError,
+  type JwkSet,
+  withAuth,
+  withAuthFetch,
+} from 'mcp-auth-middleware';
+import { keyPair, serve } from './support/support.js';
+import { ask, bearer, guard, serverKeys, whoami } from './support/wire.js';
 
 /** Options as JavaScript may bring them, whatever the types say. */
 type Loose = Record<string, unknown>;
@@ -27,13 +35,17 @@ before(async () => {
 });
 
 const refuses = (make: () => unknown, name: RegExp, what: string): void => {
-  assert.throws(make, (error) => {
-    assert(error instanceof KeyError, `${what}: ${String(error)}`);
-    assert.equal(error.name, 'KeyError', what);
-    assert.equal(error.code, 'option', what);
-    assert.match(error.message, name, what);
-    return true;
-  }, what);
+  assert.throws(
+    make,
+    (error) => {
+      assert(error instanceof KeyError, `${what}: ${String(error)}`);
+      assert.equal(error.name, 'KeyError', what);
+      assert.equal(error.code, 'option', what);
+      assert.match(error.message, name, what);
+      return true;
+    },
+    what,
+  );
 };
 
 /** Bad values and good ones, for every option there is. */
@@ -41,7 +53,24 @@ const notText = [1, true, null, {}, [], '', Symbol('x'), (): void => {}];
 const notTexts = ['a', 1, true, null, {}, [1], [''], ['a', null], new Set(['a'])];
 const notBoolean = ['true', 1, 0, null, {}, []];
 const notPath = ['', 'keys', 'keys/', 'https://a/keys', '/a b', '/a?b', '/a#b', '/é', '/\n', '/a\u007f', 1, null];
-const notUrl = ['', 'mcp.example', '/mcp', 'ftp://mcp.example', 'file:///mcp', 'https://mcp.example/#x', 'https://mcp.example/#', 'https://mcp.example/"', 'https://mcp.example/a b', ' https://mcp.example', 'https://mcp.example/\n', 'javascript:alert(1)', 'https://', 1, null, new URL('https://mcp.example')];
+const notUrl = [
+  '',
+  'mcp.example',
+  '/mcp',
+  'ftp://mcp.example',
+  'file:///mcp',
+  'https://mcp.example/#x',
+  'https://mcp.example/#',
+  'https://mcp.example/"',
+  'https://mcp.example/a b',
+  ' https://mcp.example',
+  'https://mcp.example/\n',
+  'javascript:alert(1)',
+  'https://',
+  1,
+  null,
+  new URL('https://mcp.example'),
+];
 const notCount = ['1', -1, 1.5, Number.NaN, Infinity, null, 2 ** 53];
 
 const verifierTable: Record<string, { bad: unknown[]; good: unknown[] }> = {
@@ -53,13 +82,33 @@ const verifierTable: Record<string, { bad: unknown[]; good: unknown[] }> = {
   maxTokenAge: { bad: ['60', 0, -1, Number.NaN, Infinity, null], good: [0.5, 60] },
   requireExp: { bad: notBoolean, good: [true, false] },
   claimsMember: { bad: notText, good: ['data', '__proto__'] },
-  cache: { bad: [true, null, 1000, 'false', {}, [], { maxEntries: 0 }, { maxEntries: -1 }, { maxEntries: 1.5 }, { maxEntries: '1' }, { maxEntries: Infinity }, { maxEntries: 1, more: 1 }, { max: 1 }], good: [false, { maxEntries: 1 }] },
+  cache: {
+    bad: [
+      true,
+      null,
+      1000,
+      'false',
+      {},
+      [],
+      { maxEntries: 0 },
+      { maxEntries: -1 },
+      { maxEntries: 1.5 },
+      { maxEntries: '1' },
+      { maxEntries: Infinity },
+      { maxEntries: 1, more: 1 },
+      { max: 1 },
+    ],
+    good: [false, { maxEntries: 1 }],
+  },
   concurrency: { bad: [...notCount, 0], good: [1, 8] },
   maxPending: { bad: notCount, good: [0, 1, 1000] },
   now: { bad: [0, null, 'now', new Date()], good: [() => 0] },
 };
 const requestTable: typeof verifierTable = {
-  verifier: { bad: [{}, null, 'verifier', { verifyToken(): void {} }, Object.create(JWETokenVerifier.prototype)], good: [] },
+  verifier: {
+    bad: [{}, null, 'verifier', { verifyToken(): void {} }, Object.create(JWETokenVerifier.prototype)],
+    good: [],
+  },
   jwksPath: { bad: notPath, good: ['/keys', '/', '//x', '/a%2eb;c=d'] },
   requiredClaims: { bad: notTexts, good: [[], ['email', '"odd" name']] },
   requiredScopes: { bad: [...notTexts, ['a b'], ['a"'], ['a\\'], ['é'], ['a\n']], good: [[], ['mcp:read']] },
@@ -69,7 +118,28 @@ const requestTable: typeof verifierTable = {
   resource: { bad: notUrl, good: ['https://mcp.example', 'http://127.0.0.1:3000/mcp?tenant=1'] },
   authorizationServers: { bad: ['https://login.example', null, {}, ...notUrl.map((url) => [url])], good: [] },
   openidConfiguration: { bad: notBoolean, good: [false] },
-  cors: { bad: [true, null, '*', [], {}, { origin: true }, { origin: 'https://app.example' }, { origin: ['*'] }, { origin: ['null'] }, { origin: ['app.example'] }, { origin: ['https://app.example/'] }, { origin: ['https://App.example'] }, { origin: ['https://app.example:443'] }, { origin: [/app/] }, { origin: null }, { origin: '*', credentials: true }, { origins: '*' }], good: [false, { origin: '*' }, { origin: [] }, { origin: ['https://app.example', 'http://localhost:5173'] }] },
+  cors: {
+    bad: [
+      true,
+      null,
+      '*',
+      [],
+      {},
+      { origin: true },
+      { origin: 'https://app.example' },
+      { origin: ['*'] },
+      { origin: ['null'] },
+      { origin: ['app.example'] },
+      { origin: ['https://app.example/'] },
+      { origin: ['https://App.example'] },
+      { origin: ['https://app.example:443'] },
+      { origin: [/app/] },
+      { origin: null },
+      { origin: '*', credentials: true },
+      { origins: '*' },
+    ],
+    good: [false, { origin: '*' }, { origin: [] }, { origin: ['https://app.example', 'http://localhost:5173'] }],
+  },
   bindSessions: { bad: notBoolean, good: [true, false] },
   onEvent: { bad: ['log', {}, null, true], good: [() => {}] },
 };
@@ -80,8 +150,13 @@ describe('every option', () => {
       const makers = { ...wrappers, ...(Object.hasOwn(verifierTable, name) && { JWETokenVerifier: verifier }) };
       for (const [maker, make] of Object.entries(makers)) {
         for (const value of bad) {
-          const options: Loose = name === 'keyFile' || name === 'verifier' ? { [name]: value } : { keys, [name]: value };
-          refuses(() => make(options), new RegExp(`"${name}"`), `${maker}({ ${name}: ${String(JSON.stringify(value))} })`);
+          const options: Loose =
+            name === 'keyFile' || name === 'verifier' ? { [name]: value } : { keys, [name]: value };
+          refuses(
+            () => make(options),
+            new RegExp(`"${name}"`),
+            `${maker}({ ${name}: ${String(JSON.stringify(value))} })`,
+          );
         }
         for (const value of [...good, undefined]) make({ keys, [name === 'keys' ? 'cache' : name]: value });
       }
@@ -91,60 +166,136 @@ describe('every option', () => {
   it('is in this table', () => {
     // The message about an unknown option lists the known ones.
     const listed = (make: (options: Loose) => unknown): string[] => {
-      try { make({ keys, noSuchOption: 1 }); } catch (error) { return (/there are (.*)/.exec(String(error))?.[1] ?? '').split(', ').sort(); }
+      try {
+        make({ keys, noSuchOption: 1 });
+      } catch (error) {
+        return (/there are (.*)/.exec(String(error))?.[1] ?? '').split(', ').sort();
+      }
       return [];
     };
     assert.deepEqual(listed(verifier), Object.keys(verifierTable).sort());
-    assert.deepEqual(listed((options) => withAuth(whoami, options)), [...Object.keys(verifierTable), ...Object.keys(requestTable)].sort());
+    assert.deepEqual(
+      listed((options) => withAuth(whoami, options)),
+      [...Object.keys(verifierTable), ...Object.keys(requestTable)].sort(),
+    );
   });
 
   it('unknown is refused by its name, also when it is undefined or a name of Object', () => {
-    const names = ['requiredClaim', 'Audience', 'key', 'secret', 'path', 'issuer', 'realm', 'constructor', 'toString', 'hasOwnProperty', 'valueOf', ''];
+    const names = [
+      'requiredClaim',
+      'Audience',
+      'key',
+      'secret',
+      'path',
+      'issuer',
+      'realm',
+      'constructor',
+      'toString',
+      'hasOwnProperty',
+      'valueOf',
+      '',
+    ];
     for (const [maker, make] of Object.entries({ ...wrappers, JWETokenVerifier: verifier })) {
       for (const name of names) {
-        for (const value of [1, undefined]) refuses(() => make({ keys, [name]: value }), new RegExp(`"${name}"`), `${maker} ${name}`);
+        for (const value of [1, undefined])
+          refuses(() => make({ keys, [name]: value }), new RegExp(`"${name}"`), `${maker} ${name}`);
       }
       refuses(() => make(JSON.parse('{"__proto__":1}')), /"__proto__"/, maker);
     }
-    for (const name of Object.keys(requestTable)) refuses(() => verifier({ keys, [name]: undefined }), new RegExp(`"${name}"`), `JWETokenVerifier ${name}`);
+    for (const name of Object.keys(requestTable))
+      refuses(() => verifier({ keys, [name]: undefined }), new RegExp(`"${name}"`), `JWETokenVerifier ${name}`);
   });
 
   it('comes in an object', () => {
     for (const [maker, make] of Object.entries({ ...wrappers, JWETokenVerifier: verifier })) {
-      for (const options of [null, 1, 'keys.json', true, [], [keys]]) refuses(() => make(options), /options/, `${maker} ${JSON.stringify(options)}`);
+      for (const options of [null, 1, 'keys.json', true, [], [keys]])
+        refuses(() => make(options), /options/, `${maker} ${JSON.stringify(options)}`);
     }
   });
 });
 
 describe('options of a trusted issuer', () => {
   const rows: [name: string, change: Loose][] = [
-    ...[...notText.filter((value) => value !== undefined), undefined].map((value): [string, Loose] => ['issuer', { issuer: value }]),
-    ...['https://idp.example/jwks', null, [], 1, undefined, new URL('http://idp.example/jwks'), new URL('ftp://127.0.0.1/jwks'), new URL('file:///jwks'), new URL('http://127.0.0.1.evil.example/'), new URL('http://localhost.evil.example/'), new URL('https://user:secret@idp.example/'), new URL('http://10.0.0.1/')]
-      .map((value): [string, Loose] => ['jwks', { jwks: value }]),
+    ...[...notText.filter((value) => value !== undefined), undefined].map((value): [string, Loose] => [
+      'issuer',
+      { issuer: value },
+    ]),
+    ...[
+      'https://idp.example/jwks',
+      null,
+      [],
+      1,
+      undefined,
+      new URL('http://idp.example/jwks'),
+      new URL('ftp://127.0.0.1/jwks'),
+      new URL('file:///jwks'),
+      new URL('http://127.0.0.1.evil.example/'),
+      new URL('http://localhost.evil.example/'),
+      new URL('https://user:secret@idp.example/'),
+      new URL('http://10.0.0.1/'),
+    ].map((value): [string, Loose] => ['jwks', { jwks: value }]),
     ...[...notText, [''], ['a', 1]].map((value): [string, Loose] => ['audience', { audience: value }]),
-    ...['ES256', [], ['none'], ['HS256'], ['RS512'], ['ES256', 1], [''], ['es256'], null, {}].map((value): [string, Loose] => ['algorithms', { algorithms: value }]),
-    ['jwksUri', { jwksUri: 'https://idp.example' }], ['name', { name: undefined }], ['constructor', { constructor: 1 }],
+    ...['ES256', [], ['none'], ['HS256'], ['RS512'], ['ES256', 1], [''], ['es256'], null, {}].map(
+      (value): [string, Loose] => ['algorithms', { algorithms: value }],
+    ),
+    ['jwksUri', { jwksUri: 'https://idp.example' }],
+    ['name', { name: undefined }],
+    ['constructor', { constructor: 1 }],
   ];
   it('are checked as well', () => {
     for (const [name, change] of rows) {
       const what = `${name} ${String(Object.values(change)[0] instanceof URL ? Object.values(change)[0] : JSON.stringify(change))}`;
-      for (const make of [...Object.values(wrappers), verifier]) refuses(() => make({ keys, audience: 'a', trustedIssuers: [{ ...issuer, ...change }] }), new RegExp(`trustedIssuers.*"${name}"`), what);
+      for (const make of [...Object.values(wrappers), verifier])
+        refuses(
+          () => make({ keys, audience: 'a', trustedIssuers: [{ ...issuer, ...change }] }),
+          new RegExp(`trustedIssuers.*"${name}"`),
+          what,
+        );
     }
-    for (const change of [{}, { audience: 'b' }, { audience: ['b', 'c'] }, { algorithms: ['RS256', 'EdDSA', 'Ed25519', 'ES256', 'PS256'] }, ...['https://idp.example/', 'http://localhost:1/', 'http://127.0.0.1:1/', 'http://[::1]:1/'].map((url) => ({ jwks: new URL(url) }))]) {
+    for (const change of [
+      {},
+      { audience: 'b' },
+      { audience: ['b', 'c'] },
+      { algorithms: ['RS256', 'EdDSA', 'Ed25519', 'ES256', 'PS256'] },
+      ...['https://idp.example/', 'http://localhost:1/', 'http://127.0.0.1:1/', 'http://[::1]:1/'].map((url) => ({
+        jwks: new URL(url),
+      })),
+    ]) {
       verifier({ keys, audience: 'a', trustedIssuers: [{ ...issuer, ...change }] });
     }
-    refuses(() => verifier({ keys, audience: 'a', trustedIssuers: [issuer, { ...issuer }] }), /"trustedIssuers".*twice/, 'an issuer twice');
+    refuses(
+      () => verifier({ keys, audience: 'a', trustedIssuers: [issuer, { ...issuer }] }),
+      /"trustedIssuers".*twice/,
+      'an issuer twice',
+    );
   });
 });
 
 describe('options that exclude each other', () => {
   it('verifier and any option of it', () => {
     const given = new JWETokenVerifier({ keys });
-    const values: Loose = { keyFile: 'x', keys, trustedIssuers: [issuer], audience: 'a', clockTolerance: 1, maxTokenAge: 1, requireExp: true, claimsMember: 'data', cache: false, concurrency: 1, maxPending: 1, now: () => 0 };
+    const values: Loose = {
+      keyFile: 'x',
+      keys,
+      trustedIssuers: [issuer],
+      audience: 'a',
+      clockTolerance: 1,
+      maxTokenAge: 1,
+      requireExp: true,
+      claimsMember: 'data',
+      cache: false,
+      concurrency: 1,
+      maxPending: 1,
+      now: () => 0,
+    };
     assert.deepEqual(Object.keys(values).sort(), Object.keys(verifierTable).sort());
     for (const [maker, make] of Object.entries(wrappers)) {
       for (const [name, value] of Object.entries(values)) {
-        refuses(() => make({ verifier: given, [name]: value }), new RegExp(`"verifier".*"${name}"`), `${maker} ${name}`);
+        refuses(
+          () => make({ verifier: given, [name]: value }),
+          new RegExp(`"verifier".*"${name}"`),
+          `${maker} ${name}`,
+        );
         make({ verifier: given, [name]: undefined });
       }
       make({ verifier: given, requiredClaims: ['email'], anonymous: true });
@@ -154,16 +305,44 @@ describe('options that exclude each other', () => {
   it('and those that need each other', () => {
     for (const make of [...Object.values(wrappers), verifier]) {
       refuses(() => make({ keys, keyFile: 'x' }), /"keys".*"keyFile"/, 'keys and keyFile');
-      refuses(() => make({ keys, audience: 'a', trustedIssuers: [issuer], requireExp: false }), /"requireExp".*"trustedIssuers"/, 'requireExp');
-      refuses(() => make({ keys, trustedIssuers: [issuer] }), /"trustedIssuers".*"audience".*"resource"/, 'no audience');
-      refuses(() => make({ keys, trustedIssuers: [{ ...issuer, audience: 'a' }, { ...issuer, issuer: 'https://other.example' }] }), /"trustedIssuers".*"audience"/, 'no audience of one');
+      refuses(
+        () => make({ keys, audience: 'a', trustedIssuers: [issuer], requireExp: false }),
+        /"requireExp".*"trustedIssuers"/,
+        'requireExp',
+      );
+      refuses(
+        () => make({ keys, trustedIssuers: [issuer] }),
+        /"trustedIssuers".*"audience".*"resource"/,
+        'no audience',
+      );
+      refuses(
+        () =>
+          make({
+            keys,
+            trustedIssuers: [
+              { ...issuer, audience: 'a' },
+              { ...issuer, issuer: 'https://other.example' },
+            ],
+          }),
+        /"trustedIssuers".*"audience"/,
+        'no audience of one',
+      );
       make({ keys, trustedIssuers: [{ ...issuer, audience: 'a' }] });
       make({ keys, audience: 'a', trustedIssuers: [issuer], requireExp: true });
     }
     for (const make of Object.values(wrappers)) {
-      refuses(() => make({ keys, openidConfiguration: true }), /"openidConfiguration".*"resource"/, 'openidConfiguration');
+      refuses(
+        () => make({ keys, openidConfiguration: true }),
+        /"openidConfiguration".*"resource"/,
+        'openidConfiguration',
+      );
       make({ keys, trustedIssuers: [issuer], resource: 'https://mcp.example' });
-      make({ keys, openidConfiguration: true, resource: 'https://mcp.example', authorizationServers: ['https://login.example'] });
+      make({
+        keys,
+        openidConfiguration: true,
+        resource: 'https://mcp.example',
+        authorizationServers: ['https://login.example'],
+      });
     }
   });
 
@@ -179,14 +358,24 @@ describe('without a key', () => {
   it('nothing starts, and the message says what to do', () => {
     for (const make of [...Object.values(wrappers), verifier]) {
       for (const options of [{}, undefined, { keyFile: undefined }]) {
-        assert.throws(() => make(options), (error) => error instanceof KeyError && error.code === 'missing' && /MCP_KEY_FILE_PATH/.test(error.message) && /mcp-auth-middleware generate/.test(error.message));
+        assert.throws(
+          () => make(options),
+          (error) =>
+            error instanceof KeyError &&
+            error.code === 'missing' &&
+            /MCP_KEY_FILE_PATH/.test(error.message) &&
+            /mcp-auth-middleware generate/.test(error.message),
+        );
       }
     }
   });
 
   it('but the environment may name the file; keyFile and keys come before it', async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
-    t.after(() => { delete process.env.MCP_KEY_FILE_PATH; rmSync(folder, { recursive: true }); });
+    t.after(() => {
+      delete process.env.MCP_KEY_FILE_PATH;
+      rmSync(folder, { recursive: true });
+    });
     const other = (await keyPair('other')).privateJwk;
     const [file, otherFile] = [join(folder, 'a.json'), join(folder, 'b.json')];
     writeFileSync(file, JSON.stringify(keys), { mode: 0o600 });
@@ -197,9 +386,15 @@ describe('without a key', () => {
     assert.equal(kid({ keyFile: otherFile }), other.kid);
     assert.equal(kid({ keys: { keys: [other] } }), other.kid);
     process.env.MCP_KEY_FILE_PATH = join(folder, 'none');
-    assert.throws(() => new JWETokenVerifier(), (error) => error instanceof KeyError && error.code === 'missing');
+    assert.throws(
+      () => new JWETokenVerifier(),
+      (error) => error instanceof KeyError && error.code === 'missing',
+    );
     process.env.MCP_KEY_FILE_PATH = '';
-    assert.throws(() => new JWETokenVerifier(), (error) => error instanceof KeyError && error.code === 'missing');
+    assert.throws(
+      () => new JWETokenVerifier(),
+      (error) => error instanceof KeyError && error.code === 'missing',
+    );
   });
 });
 
@@ -211,7 +406,15 @@ describe('options are read once', () => {
     const cors = { origin: ['https://app.example'] };
     const audience = ['a'];
     const set = structuredClone(keys);
-    const options: AuthOptions = { keys: set, requiredClaims, requiredScopes, publicPaths, cors, audience, resource: 'https://mcp.example' };
+    const options: AuthOptions = {
+      keys: set,
+      requiredClaims,
+      requiredScopes,
+      publicPaths,
+      cors,
+      audience,
+      resource: 'https://mcp.example',
+    };
     const { port } = await serve(t, withAuth(whoami, options));
     requiredClaims.length = 0;
     requiredScopes.length = 0;
@@ -219,19 +422,48 @@ describe('options are read once', () => {
     cors.origin.push('https://evil.example');
     audience.push('b');
     set.keys.length = 0;
-    Object.assign(options, { anonymous: true, bindSessions: false, requiredClaims: [], requiredScopes: [], cors: { origin: '*' }, resource: 'https://evil.example' });
-    const answers = await Promise.all([
-      {}, { headers: await bearer({ aud: 'a' }) }, { headers: await bearer({ aud: 'b', email: 'e', scope: 'read' }) }, { headers: await bearer({ aud: 'a', email: 'e', scope: 'read' }) }, { headers: { origin: 'https://evil.example' } }, { path: '/open' },
-    ].map((request) => ask(port, request)));
-    assert.deepEqual(answers.map(({ status }) => status), [401, 403, 401, 200, 403, 200]);
-    assert.match(answers[0]?.headers['www-authenticate'] ?? '', /scope="read", resource_metadata="https:\/\/mcp\.example\//);
+    Object.assign(options, {
+      anonymous: true,
+      bindSessions: false,
+      requiredClaims: [],
+      requiredScopes: [],
+      cors: { origin: '*' },
+      resource: 'https://evil.example',
+    });
+    const answers = await Promise.all(
+      [
+        {},
+        { headers: await bearer({ aud: 'a' }) },
+        { headers: await bearer({ aud: 'b', email: 'e', scope: 'read' }) },
+        { headers: await bearer({ aud: 'a', email: 'e', scope: 'read' }) },
+        { headers: { origin: 'https://evil.example' } },
+        { path: '/open' },
+      ].map((request) => ask(port, request)),
+    );
+    assert.deepEqual(
+      answers.map(({ status }) => status),
+      [401, 403, 401, 200, 403, 200],
+    );
+    assert.match(
+      answers[0]?.headers['www-authenticate'] ?? '',
+      /scope="read", resource_metadata="https:\/\/mcp\.example\//,
+    );
     assert.equal(answers[0]?.headers.vary, 'Origin');
   });
 });
 
 describe('options, once read,', () => {
   it('take nothing from a polluted prototype', async (t) => {
-    const pollution: Loose = { anonymous: true, publicPaths: ['/mcp'], cors: { origin: '*' }, requiredClaims: ['email'], tokenHeader: 'x-evil', jwksPath: '/evil', resource: 'https://evil.example', bindSessions: false };
+    const pollution: Loose = {
+      anonymous: true,
+      publicPaths: ['/mcp'],
+      cors: { origin: '*' },
+      requiredClaims: ['email'],
+      tokenHeader: 'x-evil',
+      jwksPath: '/evil',
+      resource: 'https://evil.example',
+      bindSessions: false,
+    };
     const names = Object.keys(pollution);
     const { port } = await guard(t);
     Object.assign(Object.prototype, pollution);
@@ -250,7 +482,15 @@ describe('options, once read,', () => {
 
   it('do not change when the object given does', async (t) => {
     const cors: { origin: '*' | string[] } = { origin: ['https://app.example'] };
-    const { port } = await serve(t, withAuth((_req, res) => { res.end(); }, { keys: await serverKeys(), cors }));
+    const { port } = await serve(
+      t,
+      withAuth(
+        (_req, res) => {
+          res.end();
+        },
+        { keys: await serverKeys(), cors },
+      ),
+    );
     cors.origin = '*';
     assert.equal((await ask(port)).headers['access-control-allow-origin'], undefined);
   });

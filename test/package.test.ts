@@ -1,11 +1,21 @@
 // What is published and what is vendored, used the way its users do: installed from the tarball, copied as one file, run unbuilt.
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { build } from 'esbuild';
-import { needs, root, run, type Finished } from './support.js';
+import { needs, root, run, type Finished } from './support/support.js';
 
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
@@ -23,15 +33,32 @@ function project(name: string, files: Record<string, string> = {}): string {
 
 /** npm as a user would call it: what `npm test` puts into the environment would point it back at this repository. */
 async function npm(cwd: string, ...args: string[]): Promise<Finished> {
-  const env = Object.fromEntries(Object.keys(process.env).filter((name) => name.startsWith('npm_')).map((name) => [name, undefined]));
+  const env = Object.fromEntries(
+    Object.keys(process.env)
+      .filter((name) => name.startsWith('npm_'))
+      .map((name) => [name, undefined]),
+  );
   const finished = await run('npm', args, { cwd, env });
   assert.equal(finished.code, 0, finished.stderr);
   return finished;
 }
 
 const exported = [
-  'AuthError', 'JWETokenVerifier', 'KeyError', 'authMiddleware', 'compactDecrypt', 'compactEncrypt', 'encryptToken', 'generateKeyPair',
-  'getAuth', 'getAuthInfo', 'getUser', 'jwkThumbprint', 'publicJwks', 'withAuth', 'withAuthFetch',
+  'AuthError',
+  'JWETokenVerifier',
+  'KeyError',
+  'authMiddleware',
+  'compactDecrypt',
+  'compactEncrypt',
+  'encryptToken',
+  'generateKeyPair',
+  'getAuth',
+  'getAuthInfo',
+  'getUser',
+  'jwkThumbprint',
+  'publicJwks',
+  'withAuth',
+  'withAuthFetch',
 ];
 
 /** A whole server and its client in one file; it ends when it has greeted. */
@@ -55,20 +82,31 @@ server.close();
 
 describe('package.json', () => {
   it('has no runtime dependency and three for development', () => {
-    for (const kind of ['dependencies', 'optionalDependencies', 'peerDependencies', 'bundleDependencies', 'bundledDependencies']) {
+    for (const kind of [
+      'dependencies',
+      'optionalDependencies',
+      'peerDependencies',
+      'bundleDependencies',
+      'bundledDependencies',
+    ]) {
       assert.equal(manifest[kind], undefined, kind);
     }
     assert.deepEqual(Object.keys(manifest.devDependencies).sort(), ['@types/node', 'esbuild', 'typescript']);
   });
 
   it('runs nothing when it is installed', () => {
-    for (const script of ['preinstall', 'install', 'postinstall', 'prepare']) assert.equal(manifest.scripts[script], undefined, script);
+    for (const script of ['preinstall', 'install', 'postinstall', 'prepare'])
+      assert.equal(manifest.scripts[script], undefined, script);
   });
 
   for (const lockfile of ['package-lock.json', 'test/runtimes/package-lock.json']) {
     it(`${lockfile} pins every package by its hash and names no registry`, () => {
-      const { packages } = JSON.parse(readFileSync(join(root, lockfile), 'utf8')) as { packages: Record<string, Record<string, unknown>> };
-      const installed = Object.entries(packages).filter(([path, entry]) => path.includes('node_modules/') && entry.link !== true);
+      const { packages } = JSON.parse(readFileSync(join(root, lockfile), 'utf8')) as {
+        packages: Record<string, Record<string, unknown>>;
+      };
+      const installed = Object.entries(packages).filter(
+        ([path, entry]) => path.includes('node_modules/') && entry.link !== true,
+      );
       assert.ok(installed.length > 0);
       for (const [path, entry] of installed) {
         assert.match(String(entry.integrity), /^sha512-/, path);
@@ -83,18 +121,36 @@ describe('the sources', () => {
   for (const [file, expected] of Object.entries(sources)) {
     it(`${file} imports node: modules only${expected.length > 1 ? ' and ./mcp-auth.ts' : ''}`, async () => {
       const { metafile } = await build({
-        entryPoints: [file], absWorkingDir: root, bundle: true, write: false, metafile: true, platform: 'node', format: 'esm', packages: 'external', outfile: 'x.js',
+        entryPoints: [file],
+        absWorkingDir: root,
+        bundle: true,
+        write: false,
+        metafile: true,
+        platform: 'node',
+        format: 'esm',
+        packages: 'external',
+        outfile: 'x.js',
       });
       assert.deepEqual(Object.keys(metafile.inputs).sort(), expected);
       const imports = Object.values(metafile.outputs).flatMap((output) => output.imports.map(({ path }) => path));
       assert.ok(imports.length > 0);
-      assert.deepEqual(imports.filter((path) => !path.startsWith('node:')), []);
+      assert.deepEqual(
+        imports.filter((path) => !path.startsWith('node:')),
+        [],
+      );
     });
   }
 
   it('cli.ts loads the library only for commands that need it', async () => {
     const cwd = project('without-library');
-    await build({ entryPoints: [join(root, 'cli.ts')], bundle: true, external: ['./mcp-auth.ts'], platform: 'node', format: 'esm', outfile: join(cwd, 'cli.mjs') });
+    await build({
+      entryPoints: [join(root, 'cli.ts')],
+      bundle: true,
+      external: ['./mcp-auth.ts'],
+      platform: 'node',
+      format: 'esm',
+      outfile: join(cwd, 'cli.mjs'),
+    });
     for (const args of [['--help'], ['--version'], ['clean']]) {
       const { code, stdout, stderr } = await run(process.execPath, ['cli.mjs', ...args], { cwd });
       assert.deepEqual([code, stderr], [0, ''], args.join(' '));
@@ -129,7 +185,10 @@ describe('dist/', () => {
     copyFileSync(join(root, 'dist/cli.js'), join(cwd, 'cli.js'));
     const { code, stdout, stderr } = await run(process.execPath, ['cli.js', 'generate'], { cwd });
     assert.equal(code, 0, stderr);
-    assert.equal(stdout, 'Keys generated (JWKS format):\n  Private: .keys/mcp-private.json\n  Public:  .keys/mcp-public.json\n');
+    assert.equal(
+      stdout,
+      'Keys generated (JWKS format):\n  Private: .keys/mcp-private.json\n  Public:  .keys/mcp-public.json\n',
+    );
     assert.doesNotMatch(stderr, /warning/i);
     assert.deepEqual(readdirSync(join(cwd, '.keys')).sort(), ['mcp-private.json', 'mcp-public.json']);
   });
@@ -167,7 +226,8 @@ describe('the tarball', () => {
 
   const loaders = {
     import: "import * as library from 'mcp-auth-middleware'; console.log(Object.keys(library).sort().join());",
-    require: "console.log(Object.keys(require('mcp-auth-middleware')).filter((name) => name !== '__esModule').sort().join());",
+    require:
+      "console.log(Object.keys(require('mcp-auth-middleware')).filter((name) => name !== '__esModule').sort().join());",
   };
   for (const [loader, source] of Object.entries(loaders)) {
     it(`loads with ${loader} and exports exactly the documented names`, async () => {
@@ -186,14 +246,34 @@ describe('the tarball', () => {
 describe('a strict TypeScript project', () => {
   const tsconfig = {
     compilerOptions: {
-      target: 'ES2023', lib: ['ES2023'], module: 'NodeNext', types: ['node'], outDir: 'out', rootDir: '.',
-      strict: true, skipLibCheck: false, isolatedModules: true, verbatimModuleSyntax: true, erasableSyntaxOnly: true,
-      exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, noImplicitOverride: true, noImplicitReturns: true,
-      noFallthroughCasesInSwitch: true, noUnusedLocals: true, noUnusedParameters: true, allowUnreachableCode: false, allowUnusedLabels: false,
+      target: 'ES2023',
+      lib: ['ES2023'],
+      module: 'NodeNext',
+      types: ['node'],
+      outDir: 'out',
+      rootDir: '.',
+      strict: true,
+      skipLibCheck: false,
+      isolatedModules: true,
+      verbatimModuleSyntax: true,
+      erasableSyntaxOnly: true,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      noImplicitOverride: true,
+      noImplicitReturns: true,
+      noFallthroughCasesInSwitch: true,
+      noUnusedLocals: true,
+      noUnusedParameters: true,
+      allowUnreachableCode: false,
+      allowUnusedLabels: false,
     },
     files: ['vendored.ts', 'installed.ts'],
   };
-  const commonjs = { extends: '../tsconfig.json', compilerOptions: { verbatimModuleSyntax: false, noEmit: true }, files: ['main.cts'] };
+  const commonjs = {
+    extends: '../tsconfig.json',
+    compilerOptions: { verbatimModuleSyntax: false, noEmit: true },
+    files: ['main.cts'],
+  };
   const compilers = { typescript59: '5.9', typescript6: '6', typescript: '7' };
   for (const [compiler, version] of Object.entries(compilers)) {
     it(`compiles the vendored file and the package's types with TypeScript ${version}, and serves`, async () => {
@@ -205,7 +285,8 @@ describe('a strict TypeScript project', () => {
         'tsconfig.json': JSON.stringify(tsconfig),
         'vendored.ts': greeter('./mcp-auth.js'),
         'installed.ts': greeter('mcp-auth-middleware'),
-        'commonjs/main.cts': "import { getUser, type AuthUser } from 'mcp-auth-middleware';\nexport const user: AuthUser = getUser();\n",
+        'commonjs/main.cts':
+          "import { getUser, type AuthUser } from 'mcp-auth-middleware';\nexport const user: AuthUser = getUser();\n",
         'commonjs/tsconfig.json': JSON.stringify(commonjs),
       });
       copyFileSync(join(root, 'mcp-auth.ts'), join(cwd, 'mcp-auth.ts'));
@@ -235,14 +316,21 @@ describe('unbuilt', () => {
   };
   for (const [runtime, [[program = '', ...args], options]] of Object.entries(runtimes)) {
     it(`cli.ts makes keys and the vendored file serves with ${runtime}`, options, async () => {
-      const cwd = project(`unbuilt-${runtime}`, { 'package.json': '{ "private": true, "type": "module" }', 'server.ts': greeter('./mcp-auth.ts') });
+      const cwd = project(`unbuilt-${runtime}`, {
+        'package.json': '{ "private": true, "type": "module" }',
+        'server.ts': greeter('./mcp-auth.ts'),
+      });
       for (const file of ['cli.ts', 'mcp-auth.ts']) copyFileSync(join(root, file), join(cwd, file));
       const generate = await run(program, [...args, 'cli.ts', 'generate'], { cwd });
       assert.equal(generate.code, 0, generate.stderr);
       assert.match(generate.stdout, /^Keys generated/);
       assert.deepEqual(readdirSync(join(cwd, '.keys')).sort(), ['mcp-private.json', 'mcp-public.json']);
       const served = await run(program, [...args, 'server.ts'], { cwd });
-      assert.deepEqual({ code: served.code, stdout: served.stdout }, { code: 0, stdout: '200 Hello, Ada!\n' }, served.stderr);
+      assert.deepEqual(
+        { code: served.code, stdout: served.stdout },
+        { code: 0, stdout: '200 Hello, Ada!\n' },
+        served.stderr,
+      );
     });
   }
 });

@@ -2,10 +2,10 @@
 import { compactDecrypt, compactEncrypt } from 'mcp-auth-middleware';
 import assert from 'node:assert/strict';
 import { after, describe, it } from 'node:test';
-import { allLaws } from './properties-all.ts';
-import { assertOneError, verdictOf } from './properties.ts';
-import { applyEdit, policyExamples } from './properties-tokens.ts';
-import { keyPair } from './support.ts';
+import { allLaws } from './properties/all.ts';
+import { assertOneError, verdictOf } from './properties/laws.ts';
+import { applyEdit, policyExamples } from './properties/tokens.ts';
+import { keyPair } from './support/support.ts';
 
 describe('properties', async () => {
   for (const { name, share, check } of await allLaws({ after })) {
@@ -25,7 +25,13 @@ it('compactDecrypt refuses every other spelling of each segment with the one err
   const token = compactEncrypt(Buffer.from('{"n":1}'), publicJwk); // 7 octets, as 256, 12 and 16, leave stray bits in the last letter
   for (const segment of [0, 1, 2, 3, 4]) {
     for (const kind of ['pad', 'strayBits', 'drop', 'twice', 'letter'] as const) {
-      const other = kind === 'letter' ? token.split('.').map((text, n) => (n === segment ? `${text}*` : text)).join('.') : applyEdit(token, { kind, segment });
+      const other =
+        kind === 'letter'
+          ? token
+              .split('.')
+              .map((text, n) => (n === segment ? `${text}*` : text))
+              .join('.')
+          : applyEdit(token, { kind, segment });
       if (other !== token) assertOneError(await verdictOf(compactDecrypt(other, privateJwk)), other);
     }
   }

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
 import { encryptToken, JWETokenVerifier } from 'mcp-auth-middleware';
-import { keyPair, run } from './support.js';
-import { newPair, refused, untyped } from './tokens.js';
+import { keyPair, run } from './support/support.js';
+import { newPair, refused, untyped } from './support/tokens.js';
 
 /** Each program reads a list of jobs from standard input and prints a list of results. */
 const PROGRAMS = {
@@ -56,13 +56,23 @@ for (const python of [process.env.PYTHON, 'python3', '/usr/bin/python3']) {
   }
 }
 
-const CLAIMS = { sub: 'ada', name: 'Ada Lovelace – Gräfin 👩‍💻', roles: ['admin'], nested: { a: [1, 2.5, null, true] }, exp: 99999999999 };
+const CLAIMS = {
+  sub: 'ada',
+  name: 'Ada Lovelace – Gräfin 👩‍💻',
+  roles: ['admin'],
+  nested: { a: [1, 2.5, null, true] },
+  exp: 99999999999,
+};
 const ISSUER = 'https://issuer.example';
 const AUDIENCE = 'https://server.example/mcp';
 
-it('has a Python with joserfc or jwcrypto in CI', { skip: found.size > 0 || process.env.CI ? false : 'no python3 has joserfc or jwcrypto' }, () => {
-  assert.ok(found.size > 0, 'neither joserfc nor jwcrypto: install python3-jwcrypto');
-});
+it(
+  'has a Python with joserfc or jwcrypto in CI',
+  { skip: found.size > 0 || process.env.CI ? false : 'no python3 has joserfc or jwcrypto' },
+  () => {
+    assert.ok(found.size > 0, 'neither joserfc nor jwcrypto: install python3-jwcrypto');
+  },
+);
 
 for (const [library, python] of found) {
   describe(`${library} of Python`, () => {
@@ -72,27 +82,50 @@ for (const [library, python] of found) {
       { alg: 'PS256', pair: newPair('rsa', { modulusLength: 2048 }) },
       { alg: 'ES256', pair: newPair('ec', { namedCurve: 'P-256' }) },
       { alg: 'EdDSA', pair: newPair('ed25519') },
-    ].map(({ alg, pair }) => ({ alg, jwk: { ...pair.privateKey.export({ format: 'jwk' }), kid: alg }, publicJwk: { ...pair.publicKey.export({ format: 'jwk' }), kid: alg, alg } }));
+    ].map(({ alg, pair }) => ({
+      alg,
+      jwk: { ...pair.privateKey.export({ format: 'jwk' }), kid: alg },
+      publicJwk: { ...pair.publicKey.export({ format: 'jwk' }), kid: alg, alg },
+    }));
 
     before(async () => {
       const jobs: [name: string, job: object][] = [];
       for (const alg of ['RSA-OAEP-256', 'RSA-OAEP'] as const) {
         const { publicJwk, privateJwk } = await keyPair('server', alg);
         const { alg: _alg, use: _use, iat: _iat, ...bare } = privateJwk;
-        jobs.push([`made ${alg}`, { key: { kty: 'RSA', n: publicJwk.n, e: publicJwk.e }, header: { alg, enc: 'A256GCM', kid: publicJwk.kid }, claims: CLAIMS }]);
-        jobs.push([`nameless ${alg}`, { key: { kty: 'RSA', n: publicJwk.n, e: publicJwk.e }, header: { alg, enc: 'A256GCM' }, claims: { data: CLAIMS, iat: 1, exp: 99999999999 } }]);
+        jobs.push([
+          `made ${alg}`,
+          {
+            key: { kty: 'RSA', n: publicJwk.n, e: publicJwk.e },
+            header: { alg, enc: 'A256GCM', kid: publicJwk.kid },
+            claims: CLAIMS,
+          },
+        ]);
+        jobs.push([
+          `nameless ${alg}`,
+          {
+            key: { kty: 'RSA', n: publicJwk.n, e: publicJwk.e },
+            header: { alg, enc: 'A256GCM' },
+            claims: { data: CLAIMS, iat: 1, exp: 99999999999 },
+          },
+        ]);
         jobs.push([`opened ${alg}`, { key: bare, open: await encryptToken(CLAIMS, publicJwk) }]);
       }
       const { publicJwk } = await keyPair();
       for (const { alg, jwk } of keys) {
-        jobs.push([`signed ${alg}`, {
-          key: { kty: 'RSA', n: publicJwk.n, e: publicJwk.e },
-          header: { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: publicJwk.kid, cty: 'JWT' },
-          claims: { ...CLAIMS, iss: ISSUER, aud: AUDIENCE },
-          sign: { key: jwk, header: { alg, kid: alg } },
-        }]);
+        jobs.push([
+          `signed ${alg}`,
+          {
+            key: { kty: 'RSA', n: publicJwk.n, e: publicJwk.e },
+            header: { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: publicJwk.kid, cty: 'JWT' },
+            claims: { ...CLAIMS, iss: ISSUER, aud: AUDIENCE },
+            sign: { key: jwk, header: { alg, kid: alg } },
+          },
+        ]);
       }
-      const { code, stdout, stderr } = await run(python, ['-W', 'ignore', '-c', PROGRAMS[library]], { input: JSON.stringify(jobs.map(([, job]) => job)) });
+      const { code, stdout, stderr } = await run(python, ['-W', 'ignore', '-c', PROGRAMS[library]], {
+        input: JSON.stringify(jobs.map(([, job]) => job)),
+      });
       assert.equal(code, 0, stderr);
       const answers: string[] = JSON.parse(stdout);
       for (const [index, [name]] of jobs.entries()) results.set(name, answers[index] ?? '');
@@ -102,11 +135,16 @@ for (const [library, python] of found) {
     for (const alg of ['RSA-OAEP-256', 'RSA-OAEP'] as const) {
       it(`makes tokens that are accepted: ${alg}`, async () => {
         const { privateJwk } = await keyPair('server', alg);
-        assert.equal(JSON.stringify(await new JWETokenVerifier({ keys: privateJwk }).verifyToken(result(`made ${alg}`))), JSON.stringify(CLAIMS));
+        assert.equal(
+          JSON.stringify(await new JWETokenVerifier({ keys: privateJwk }).verifyToken(result(`made ${alg}`))),
+          JSON.stringify(CLAIMS),
+        );
       });
       it(`makes the tokens of its older servers, without kid and with the user in data: ${alg}`, async () => {
         const { privateJwk } = await keyPair('server', alg);
-        const user = await new JWETokenVerifier({ keys: privateJwk, claimsMember: 'data' }).verifyToken(result(`nameless ${alg}`));
+        const user = await new JWETokenVerifier({ keys: privateJwk, claimsMember: 'data' }).verifyToken(
+          result(`nameless ${alg}`),
+        );
         assert.equal(JSON.stringify(user), JSON.stringify(CLAIMS));
       });
       it(`opens tokens made here: ${alg}`, () => {
@@ -117,16 +155,30 @@ for (const [library, python] of found) {
     }
     it('makes tokens that are refused by a key for the other algorithm', async () => {
       const { privateJwk } = await keyPair();
-      await refused(new JWETokenVerifier({ keys: { ...privateJwk, alg: 'RSA-OAEP' } }).verifyToken(result('made RSA-OAEP-256')), 'malformed');
+      await refused(
+        new JWETokenVerifier({ keys: { ...privateJwk, alg: 'RSA-OAEP' } }).verifyToken(result('made RSA-OAEP-256')),
+        'malformed',
+      );
     });
     for (const { alg, publicJwk } of keys) {
       it(`signs tokens that are accepted: ${alg}`, async () => {
         const { privateJwk } = await keyPair();
         const trusted = { issuer: ISSUER, jwks: { keys: keys.map((key) => untyped(key.publicJwk)) } };
-        const auth = await new JWETokenVerifier({ keys: privateJwk, trustedIssuers: [trusted], audience: AUDIENCE }).authenticate(result(`signed ${alg}`));
+        const auth = await new JWETokenVerifier({
+          keys: privateJwk,
+          trustedIssuers: [trusted],
+          audience: AUDIENCE,
+        }).authenticate(result(`signed ${alg}`));
         assert.deepEqual([auth.user.sub, auth.signed, auth.issuer], ['ada', true, ISSUER]);
         const others = keys.filter((key) => key.publicJwk !== publicJwk).map((key) => untyped(key.publicJwk));
-        await refused(new JWETokenVerifier({ keys: privateJwk, trustedIssuers: [{ ...trusted, jwks: { keys: others } }], audience: AUDIENCE }).verifyToken(result(`signed ${alg}`)), 'signature');
+        await refused(
+          new JWETokenVerifier({
+            keys: privateJwk,
+            trustedIssuers: [{ ...trusted, jwks: { keys: others } }],
+            audience: AUDIENCE,
+          }).verifyToken(result(`signed ${alg}`)),
+          'signature',
+        );
       });
     }
   });

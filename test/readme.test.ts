@@ -2,14 +2,23 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import * as library from 'mcp-auth-middleware';
-import { findProgram, keyPair, needs, root, run, type Finished, type Scope } from './support.js';
+import { findProgram, keyPair, needs, root, run, type Finished, type Scope } from './support/support.js';
 
 const { encryptToken, JWETokenVerifier, KeyError, withAuthFetch } = library;
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -18,15 +27,24 @@ const cli = join(root, 'dist/cli.js');
 
 // ## The document's parts
 
-interface Block { language: string; code: string }
-const blocks: Block[] = [...readme.matchAll(/^```(.*)\n([^]*?)^```$/gm)].map(([, language = '', code = '']) => ({ language, code }));
+interface Block {
+  language: string;
+  code: string;
+}
+const blocks: Block[] = [...readme.matchAll(/^```(.*)\n([^]*?)^```$/gm)].map(([, language = '', code = '']) => ({
+  language,
+  code,
+}));
 const prose = readme.replace(/^```.*\n[^]*?^```$/gm, '');
 
 /** The programs: each says in its first line what its file is called. */
 const programs = new Map<string, string>();
 for (const { language, code } of blocks.filter(({ language }) => language === 'js' || language === 'ts')) {
   const [, name = ''] = /^\/\/ ([\w-]+\.(?:js|ts))\n/.exec(code) ?? [];
-  assert.ok(name.endsWith(`.${language}`) && !programs.has(name), `the first line names the file: ${code.slice(0, 60)}`);
+  assert.ok(
+    name.endsWith(`.${language}`) && !programs.has(name),
+    `the first line names the file: ${code.slice(0, 60)}`,
+  );
   programs.set(name, code);
 }
 const shell = blocks.filter(({ language }) => language === 'sh').map(({ code }) => code.trimEnd());
@@ -35,9 +53,17 @@ const shell = blocks.filter(({ language }) => language === 'sh').map(({ code }) 
 function table(heading: string): string[][] {
   const section = prose.split(/^#+ /m).find((part) => part.startsWith(`${heading}\n`));
   assert.ok(section, `a section "${heading}"`);
-  const rows = section.split('\n').filter((line) => line.startsWith('|')).slice(2);
+  const rows = section
+    .split('\n')
+    .filter((line) => line.startsWith('|'))
+    .slice(2);
   assert.ok(rows.length > 0, `a table in "${heading}"`);
-  return rows.map((row) => row.split('|').slice(1, -1).map((cell) => cell.trim()));
+  return rows.map((row) =>
+    row
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
 }
 const codeIn = (markdown = ''): string[] => [...markdown.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code);
 
@@ -48,14 +74,17 @@ after(() => rmSync(folder, { recursive: true, force: true }));
 
 // A reader has port 3000; a test takes a free one and says which.
 const freePort = join(folder, 'free-port.mjs');
-writeFileSync(freePort, `
+writeFileSync(
+  freePort,
+  `
 import { Server } from 'node:net';
 const { listen } = Server.prototype;
 Server.prototype.listen = function (port, ...rest) {
   this.once('listening', () => process.send({ asked: port, port: this.address().port }));
   return listen.call(this, 0, ...rest);
 };
-`);
+`,
+);
 
 /** A project as the README has it after \`npm install\`, with all of its programs. */
 function project(name: string): string {
@@ -64,14 +93,17 @@ function project(name: string): string {
   writeFileSync(join(cwd, 'package.json'), '{ "private": true, "type": "module" }');
   symlinkSync(root, join(cwd, 'node_modules/mcp-auth-middleware'));
   symlinkSync(cli, join(cwd, 'node_modules/.bin/mcp-auth-middleware'));
-  for (const dependency of ['@modelcontextprotocol', '@types', 'express']) symlinkSync(join(root, 'node_modules', dependency), join(cwd, 'node_modules', dependency));
+  for (const dependency of ['@modelcontextprotocol', '@types', 'express'])
+    symlinkSync(join(root, 'node_modules', dependency), join(cwd, 'node_modules', dependency));
   for (const [file, code] of programs) writeFileSync(join(cwd, file), code);
   return cwd;
 }
 
 /** Nothing that npm says to the scripts it runs, and npx stays with what is installed. */
 const environment: NodeJS.ProcessEnv = {
-  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('npm_') && name !== 'MCP_KEY_FILE_PATH')),
+  ...Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('npm_') && name !== 'MCP_KEY_FILE_PATH'),
+  ),
   npm_config_offline: 'true',
 };
 const clean = Object.fromEntries(Object.keys(process.env).map((name) => [name, environment[name]]));
@@ -83,16 +115,29 @@ function bash(cwd: string, lines: string, bin?: string): Promise<Finished> {
 }
 
 /** Starts a server of the README and waits until it listens. */
-async function start(scope: Scope, cwd: string, args: readonly string[], env: Record<string, string> = {}): Promise<string> {
+async function start(
+  scope: Scope,
+  cwd: string,
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<string> {
   const child = spawn(process.execPath, ['--import', pathToFileURL(freePort).href, ...args], {
-    cwd, env: { ...environment, ...env }, stdio: ['ignore', 'ignore', 'pipe', 'ipc'], timeout: 60_000, killSignal: 'SIGKILL',
+    cwd,
+    env: { ...environment, ...env },
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    timeout: 60_000,
+    killSignal: 'SIGKILL',
   });
   scope.after(() => child.kill('SIGKILL'));
   const { stderr: problems } = child;
   assert.ok(problems);
   const stderr = text(problems);
-  const message = await Promise.race([once(child, 'message').then(([value]: unknown[]) => value), once(child, 'close')]);
-  if (typeof message !== 'object' || message === null || !('port' in message && 'asked' in message)) throw new Error(`${args.join(' ')} did not listen: ${await stderr}`);
+  const message = await Promise.race([
+    once(child, 'message').then(([value]: unknown[]) => value),
+    once(child, 'close'),
+  ]);
+  if (typeof message !== 'object' || message === null || !('port' in message && 'asked' in message))
+    throw new Error(`${args.join(' ')} did not listen: ${await stderr}`);
   assert.equal(message.asked, 3000);
   return `http://127.0.0.1:${message.port}`;
 }
@@ -129,46 +174,64 @@ describe('the shell blocks', () => {
     assert.equal(clone, 'npm ci && npm start\nnpm ci && npm test');
     assert.match(readFileSync(join(root, '.ci/run'), 'utf8'), /^suite 'Node 20' bash -c 'npm ci && npm test'$/m);
     const workflow = readFileSync(join(root, '.github/workflows/ci.yml'), 'utf8');
-    for (const command of ['npm ci', 'npm start', 'npm test']) assert.match(workflow, new RegExp(`^ +- run: ${command}$`, 'm'));
+    for (const command of ['npm ci', 'npm start', 'npm test'])
+      assert.match(workflow, new RegExp(`^ +- run: ${command}$`, 'm'));
   });
 
-  it('in a project: make keys, start the server, are greeted with a token and refused without', needs('curl'), async (t) => {
-    const cwd = project('begin');
-    const lines = begin.split('\n');
-    const [, ...args] = lines.pop()?.split(' ') ?? [];
-    assert.deepEqual(args, ['--env-file=.env', 'server.js']);
+  it(
+    'in a project: make keys, start the server, are greeted with a token and refused without',
+    needs('curl'),
+    async (t) => {
+      const cwd = project('begin');
+      const lines = begin.split('\n');
+      const [, ...args] = lines.pop()?.split(' ') ?? [];
+      assert.deepEqual(args, ['--env-file=.env', 'server.js']);
 
-    const made = await bash(cwd, lines.join('\n'));
-    assert.equal(made.code, 0, made.stderr);
-    assert.match(made.stdout, /^Keys generated/);
-    const advised = /For \.env:\n +(.+)\nFor \.gitignore:\n +(.+)\n/.exec(made.stderr)?.slice(1);
-    assert.deepEqual(advised, ['.env', '.gitignore'].map((file) => readFileSync(join(cwd, file), 'utf8').trimEnd()), 'as the command itself says');
+      const made = await bash(cwd, lines.join('\n'));
+      assert.equal(made.code, 0, made.stderr);
+      assert.match(made.stdout, /^Keys generated/);
+      const advised = /For \.env:\n +(.+)\nFor \.gitignore:\n +(.+)\n/.exec(made.stderr)?.slice(1);
+      assert.deepEqual(
+        advised,
+        ['.env', '.gitignore'].map((file) => readFileSync(join(cwd, file), 'utf8').trimEnd()),
+        'as the command itself says',
+      );
 
-    const url = await start(t, cwd, args);
-    const [greeted = '', refused = '', ...more] = ask.split('\n');
-    assert.deepEqual(more, []);
-    const greeting = await bash(cwd, here(greeted, url));
-    assert.equal(greeting.stdout, 'Hello, Ada!\n', greeting.stderr);
-    const refusal = await bash(cwd, here(refused, url));
-    assert.match(refusal.stdout, /^HTTP\/1\.1 401 /);
-  });
+      const url = await start(t, cwd, args);
+      const [greeted = '', refused = '', ...more] = ask.split('\n');
+      assert.deepEqual(more, []);
+      const greeting = await bash(cwd, here(greeted, url));
+      assert.equal(greeting.stdout, 'Hello, Ada!\n', greeting.stderr);
+      const refusal = await bash(cwd, here(refused, url));
+      assert.match(refusal.stdout, /^HTTP\/1\.1 401 /);
+    },
+  );
 
-  it('for Kubernetes: give kubectl a Secret with a usable key and leave nothing on the disk', needs('kubectl'), async () => {
-    const cwd = project('kubernetes');
-    const bin = join(folder, 'bin');
-    mkdirSync(bin);
-    // There is no cluster: the real kubectl reads the Secret and prints it.
-    writeFileSync(join(bin, 'kubectl'), `#!/bin/sh\n[ "$*" = "apply --server-side -f -" ] || exit 64\nexec ${findProgram('kubectl')} label --local -o json -f - checked=yes\n`);
-    chmodSync(join(bin, 'kubectl'), 0o755);
-    const { code, stdout, stderr } = await bash(cwd, kubernetes, bin);
-    assert.equal(code, 0, stderr);
-    const secret = JSON.parse(stdout);
-    assert.deepEqual([secret.kind, secret.metadata.name], ['Secret', 'mcp-server-keys']);
-    const verifier = new JWETokenVerifier({ keys: JSON.parse(Buffer.from(secret.data.mcp_jwks, 'base64').toString()) });
-    const token = await encryptToken({ name: 'Ada' }, verifier.getJwks());
-    assert.equal((await verifier.verifyToken(token)).name, 'Ada');
-    assert.equal(existsSync(join(cwd, '.keys')), false);
-  });
+  it(
+    'for Kubernetes: give kubectl a Secret with a usable key and leave nothing on the disk',
+    needs('kubectl'),
+    async () => {
+      const cwd = project('kubernetes');
+      const bin = join(folder, 'bin');
+      mkdirSync(bin);
+      // There is no cluster: the real kubectl reads the Secret and prints it.
+      writeFileSync(
+        join(bin, 'kubectl'),
+        `#!/bin/sh\n[ "$*" = "apply --server-side -f -" ] || exit 64\nexec ${findProgram('kubectl')} label --local -o json -f - checked=yes\n`,
+      );
+      chmodSync(join(bin, 'kubectl'), 0o755);
+      const { code, stdout, stderr } = await bash(cwd, kubernetes, bin);
+      assert.equal(code, 0, stderr);
+      const secret = JSON.parse(stdout);
+      assert.deepEqual([secret.kind, secret.metadata.name], ['Secret', 'mcp-server-keys']);
+      const verifier = new JWETokenVerifier({
+        keys: JSON.parse(Buffer.from(secret.data.mcp_jwks, 'base64').toString()),
+      });
+      const token = await encryptToken({ name: 'Ada' }, verifier.getJwks());
+      assert.equal((await verifier.verifyToken(token)).name, 'Ada');
+      assert.equal(existsSync(join(cwd, '.keys')), false);
+    },
+  );
 });
 
 describe('the programs', () => {
@@ -189,24 +252,37 @@ describe('the programs', () => {
     'tool.ts': async (scope, cwd) => {
       const [wrapped] = codeIn(prose).filter((code) => code.startsWith('withAuth(handler, { requiredClaims'));
       assert.ok(wrapped, 'the call under "Claims in a tool"');
-      writeFileSync(join(cwd, 'main.js'), `
+      writeFileSync(
+        join(cwd, 'main.js'),
+        `
         import { createServer } from 'node:http';
         import { withAuth } from 'mcp-auth-middleware';
         import { describeCaller } from './tool.js';
         const handler = (req, res) => res.end(describeCaller());
         createServer(${wrapped}).listen(3000, '127.0.0.1');
-      `);
+      `,
+      );
       // With the settings of "Vendoring", the strictest as well.
       const [module, target] = [/"module": "\w+"/, /"target": "\w+"/].map((setting) => setting.exec(prose)?.[0]);
-      writeFileSync(join(cwd, 'tsconfig.json'), `{ "compilerOptions": { ${module}, ${target}, "strict": true, "exactOptionalPropertyTypes": true, "noUncheckedIndexedAccess": true, "types": ["node"] }, "files": ["tool.ts"] }`);
+      writeFileSync(
+        join(cwd, 'tsconfig.json'),
+        `{ "compilerOptions": { ${module}, ${target}, "strict": true, "exactOptionalPropertyTypes": true, "noUncheckedIndexedAccess": true, "types": ["node"] }, "files": ["tool.ts"] }`,
+      );
       const compiled = await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', '.'], { cwd });
       assert.equal(compiled.code, 0, compiled.stdout);
 
       const url = await start(scope, cwd, ['main.js'], await saveKeys(cwd));
       const claims = { sub: 'user-1', email: 'ada@example.com', scope: 'notes:read notes:write' };
-      assert.deepEqual(await get(url, await bearer({ ...claims, team: 'Engines' })), [200, 'ada@example.com of Engines through user-1, encrypted']);
-      assert.deepEqual(await get(url, await bearer(claims)), [200, 'ada@example.com of no team through user-1, encrypted']);
-      for (const missing of ['email', 'scope']) assert.equal((await get(url, await bearer({ ...claims, [missing]: undefined })))[0], 403, missing);
+      assert.deepEqual(await get(url, await bearer({ ...claims, team: 'Engines' })), [
+        200,
+        'ada@example.com of Engines through user-1, encrypted',
+      ]);
+      assert.deepEqual(await get(url, await bearer(claims)), [
+        200,
+        'ada@example.com of no team through user-1, encrypted',
+      ]);
+      for (const missing of ['email', 'scope'])
+        assert.equal((await get(url, await bearer({ ...claims, [missing]: undefined })))[0], 403, missing);
     },
 
     'signed-server.js': async (scope, cwd) => {
@@ -224,7 +300,10 @@ describe('the programs', () => {
       writeFileSync(join(cwd, 'issuer.js'), here(programs.get('issuer.js') ?? '', url));
       const { code, stdout, stderr } = await run(process.execPath, ['issuer.js'], { cwd });
       assert.equal(code, 0, stderr);
-      assert.deepEqual(await get(url, { Authorization: `Bearer ${stdout.trim()}` }), [200, 'https://idp.example says that you are Ada\n']);
+      assert.deepEqual(await get(url, { Authorization: `Bearer ${stdout.trim()}` }), [
+        200,
+        'https://idp.example says that you are Ada\n',
+      ]);
     },
 
     'express-server.js': async (scope, cwd) => {
@@ -268,15 +347,25 @@ describe('the programs', () => {
 
 describe('the command', () => {
   let usage = '';
-  before(async () => { usage = (await run(process.execPath, [cli, '--help'])).stdout; });
+  before(async () => {
+    usage = (await run(process.execPath, [cli, '--help'])).stdout;
+  });
 
   it('prints the usage text of the README', () => {
-    assert.deepEqual(blocks.filter(({ language }) => language === 'text').map(({ code }) => code), [usage]);
+    assert.deepEqual(
+      blocks.filter(({ language }) => language === 'text').map(({ code }) => code),
+      [usage],
+    );
   });
 
   it('has the commands of the table', () => {
     const commands = [...(usage.split('\n\n')[1] ?? '').matchAll(/^ {2}(\w+)/gm)].map(([, name]) => name);
-    assert.deepEqual(table('The command').map(([name]) => codeIn(name).join()).sort(), [...new Set(commands)].sort());
+    assert.deepEqual(
+      table('The command')
+        .map(([name]) => codeIn(name).join())
+        .sort(),
+      [...new Set(commands)].sort(),
+    );
   });
 });
 
@@ -289,25 +378,41 @@ describe('the tables of the API', () => {
   /** The options that the library says it has. */
   function accepted(construct: (options: object) => unknown): string[] {
     let options: string[] = [];
-    assert.throws(() => construct({ unknown: true }), (error: unknown) => {
-      assert.ok(error instanceof KeyError);
-      options = /there are (.*)$/.exec(error.message)?.[1]?.split(', ') ?? [];
-      return true;
-    });
+    assert.throws(
+      () => construct({ unknown: true }),
+      (error: unknown) => {
+        assert.ok(error instanceof KeyError);
+        options = /there are (.*)$/.exec(error.message)?.[1]?.split(', ') ?? [];
+        return true;
+      },
+    );
     return options;
   }
   const options = table('Options').map(([name, value]) => ({ name: codeIn(name).join(), value: codeIn(value).join() }));
 
   it('list the options of a request handler, those of a verifier first', () => {
     const verifierOptions = accepted((given) => new JWETokenVerifier(given));
-    assert.deepEqual(options.map(({ name }) => name), accepted((given) => library.withAuth(() => {}, given)));
-    assert.deepEqual(options.slice(0, 12).map(({ name }) => name), verifierOptions);
+    assert.deepEqual(
+      options.map(({ name }) => name),
+      accepted((given) => library.withAuth(() => {}, given)),
+    );
+    assert.deepEqual(
+      options.slice(0, 12).map(({ name }) => name),
+      verifierOptions,
+    );
     assert.ok(prose.includes('The first twelve are'));
   });
 
   it('give defaults that change nothing when they are set', async () => {
-    const parse = (value: string): unknown => (/^[/a-z]/.test(value) && !/^(true|false)$/.test(value) ? value : JSON.parse(value.replace('maxEntries', '"maxEntries"')));
-    const defaults = Object.fromEntries(options.filter(({ name, value }) => value !== '' && !['keyFile', 'requireExp'].includes(name)).map(({ name, value }) => [name, parse(value)]));
+    const parse = (value: string): unknown =>
+      /^[/a-z]/.test(value) && !/^(true|false)$/.test(value)
+        ? value
+        : JSON.parse(value.replace('maxEntries', '"maxEntries"'));
+    const defaults = Object.fromEntries(
+      options
+        .filter(({ name, value }) => value !== '' && !['keyFile', 'requireExp'].includes(name))
+        .map(({ name, value }) => [name, parse(value)]),
+    );
     assert.ok(Object.keys(defaults).length >= 12);
 
     const seconds = Math.floor(Date.now() / 1000);
@@ -326,9 +431,15 @@ describe('the tables of the API', () => {
       ['/', { headers: { Authorization: await sealed({ sub: 'eve' }), 'Mcp-Session-Id': 'session-1' } }],
     ];
     const answers = async (given: object): Promise<unknown[]> => {
-      const handler = withAuthFetch((request) => new Response(request.method, { headers: { 'Mcp-Session-Id': 'session-1' } }), {
-        keys: { keys: [privateJwk] }, resource: 'https://mcp.example/mcp', now: () => seconds, ...given,
-      });
+      const handler = withAuthFetch(
+        (request) => new Response(request.method, { headers: { 'Mcp-Session-Id': 'session-1' } }),
+        {
+          keys: { keys: [privateJwk] },
+          resource: 'https://mcp.example/mcp',
+          now: () => seconds,
+          ...given,
+        },
+      );
       const all: unknown[] = [];
       for (const [path, init] of requests) {
         const response = await handler(new Request(`https://mcp.example${path}`, init));
@@ -337,12 +448,17 @@ describe('the tables of the API', () => {
       return all;
     };
     const plain = await answers({});
-    assert.deepEqual(plain.map((answer) => Array.isArray(answer) && answer[1]), [200, 401, 200, 401, 200, 401, 403, 403, 404]);
+    assert.deepEqual(
+      plain.map((answer) => Array.isArray(answer) && answer[1]),
+      [200, 401, 200, 401, 200, 401, 403, 403, 404],
+    );
     assert.deepEqual(await answers(defaults), plain);
 
     // What no answer shows: how much is remembered, and how many may wait.
     const source = readFileSync(join(root, 'mcp-auth.ts'), 'utf8');
-    for (const { name, value } of options.filter(({ name }) => ['cache', 'maxPending', 'clockTolerance'].includes(name))) {
+    for (const { name, value } of options.filter(({ name }) =>
+      ['cache', 'maxPending', 'clockTolerance'].includes(name),
+    )) {
       assert.ok(source.includes(`${name} = ${value}`), `${name} = ${value}`);
     }
   });
@@ -356,9 +472,18 @@ describe('the text', () => {
 
   it('links to files and headings that exist', () => {
     const targets = [...prose.matchAll(/\]\(([^)]+)\)/g)].map(([, target = '']) => target);
-    const anchors = [...prose.matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) => `#${heading.toLowerCase().replace(/[^\w -]/g, '').replaceAll(' ', '-')}`);
+    const anchors = [...prose.matchAll(/^#+ (.+)$/gm)].map(
+      ([, heading = '']) =>
+        `#${heading
+          .toLowerCase()
+          .replace(/[^\w -]/g, '')
+          .replaceAll(' ', '-')}`,
+    );
     assert.ok(targets.length >= 10);
-    const dead = targets.filter((target) => !(target.startsWith('#') ? anchors.includes(target) : /^https:/.test(target) || existsSync(join(root, target))));
+    const dead = targets.filter(
+      (target) =>
+        !(target.startsWith('#') ? anchors.includes(target) : /^https:/.test(target) || existsSync(join(root, target))),
+    );
     assert.deepEqual(dead, []);
   });
 

@@ -10,16 +10,27 @@ import { McpServer as McpServerV1 } from '@modelcontextprotocol/sdk/server/mcp.j
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js';
 import { McpServer as McpServerV2 } from '@modelcontextprotocol/server';
 import { type AuthOptions, compactEncrypt, getUser, JWETokenVerifier, withAuthFetch } from 'mcp-auth-middleware';
-import { keyPair, serve } from './support.js';
-import { type Answer, ask, bearer, guard, serverKeys } from './wire.js';
+import { keyPair, serve } from './support/support.js';
+import { type Answer, ask, bearer, guard, serverKeys } from './support/wire.js';
 
 const NOT_FOUND = '{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}';
 
-const greeting = (): { content: { type: 'text'; text: string }[] } => ({ content: [{ type: 'text', text: `Hello, ${String(getUser().sub)}!` }] });
+const greeting = (): { content: { type: 'text'; text: string }[] } => ({
+  content: [{ type: 'text', text: `Hello, ${String(getUser().sub)}!` }],
+});
 
 /** A stateful MCP server as its SDK's documentation has it: one transport per session. */
-interface Transport { sessionId?: string | undefined; handleRequest: (...args: Parameters<RequestListener>) => Promise<void>; close: () => Promise<void> }
-type MakeTransport = (options: { sessionIdGenerator: () => string; onsessioninitialized: (id: string) => void; onsessionclosed: (id: string) => void; enableJsonResponse: boolean }) => Promise<Transport>;
+interface Transport {
+  sessionId?: string | undefined;
+  handleRequest: (...args: Parameters<RequestListener>) => Promise<void>;
+  close: () => Promise<void>;
+}
+type MakeTransport = (options: {
+  sessionIdGenerator: () => string;
+  onsessioninitialized: (id: string) => void;
+  onsessionclosed: (id: string) => void;
+  enableJsonResponse: boolean;
+}) => Promise<Transport>;
 
 const sdks: Record<string, MakeTransport> = {
   'SDK v1': async (options) => {
@@ -38,15 +49,24 @@ const sdks: Record<string, MakeTransport> = {
   },
 };
 
-function stateful(make: MakeTransport, enableJsonResponse: boolean): { handler: RequestListener; sessions: Map<string, Transport> } {
+function stateful(
+  make: MakeTransport,
+  enableJsonResponse: boolean,
+): { handler: RequestListener; sessions: Map<string, Transport> } {
   const sessions = new Map<string, Transport>();
   const handler: RequestListener = async (req, res) => {
     const id = req.headers['mcp-session-id'];
     let transport = typeof id === 'string' ? sessions.get(id) : undefined;
     if (!transport) {
       const made = await make({
-        sessionIdGenerator: randomUUID, enableJsonResponse,
-        onsessioninitialized: (opened) => { sessions.set(opened, made); }, onsessionclosed: (closed) => { sessions.delete(closed); },
+        sessionIdGenerator: randomUUID,
+        enableJsonResponse,
+        onsessioninitialized: (opened) => {
+          sessions.set(opened, made);
+        },
+        onsessionclosed: (closed) => {
+          sessions.delete(closed);
+        },
       });
       transport = made;
     }
@@ -56,7 +76,8 @@ function stateful(make: MakeTransport, enableJsonResponse: boolean): { handler: 
 }
 
 const MCP = { 'content-type': 'application/json', accept: 'application/json, text/event-stream' };
-const call = (id: number): string => JSON.stringify({ jsonrpc: '2.0', id, method: 'tools/call', params: { name: 'whoami', arguments: {} } });
+const call = (id: number): string =>
+  JSON.stringify({ jsonrpc: '2.0', id, method: 'tools/call', params: { name: 'whoami', arguments: {} } });
 
 describe('a session of a real MCP server', () => {
   for (const [sdk, make] of Object.entries(sdks)) {
@@ -76,7 +97,16 @@ describe('a session of a real MCP server', () => {
         assert(session && sessions.has(session));
 
         const use = (headers: object, method = 'POST'): Promise<Answer> =>
-          ask(port, { method, headers: { ...MCP, ...headers, 'mcp-session-id': session, 'mcp-protocol-version': transport.protocolVersion ?? '' }, ...(method === 'POST' && { body: call(7) }) });
+          ask(port, {
+            method,
+            headers: {
+              ...MCP,
+              ...headers,
+              'mcp-session-id': session,
+              'mcp-protocol-version': transport.protocolVersion ?? '',
+            },
+            ...(method === 'POST' && { body: call(7) }),
+          });
         for (const method of ['POST', 'GET', 'DELETE']) {
           for (const who of [bob, {}, await bearer({ sub: 'ada', iss: 'https://other.example' })]) {
             const { status, headers, body } = await use(who, method);
@@ -96,13 +126,27 @@ describe('a session of a real MCP server', () => {
 
     it(`not found is said as the server itself says it, ${sdk}`, async (t) => {
       // One transport for everyone: it says itself when a session is not its own.
-      const transport = await sdks[sdk]?.({ sessionIdGenerator: randomUUID, onsessioninitialized() {}, onsessionclosed() {}, enableJsonResponse: true });
+      const transport = await sdks[sdk]?.({
+        sessionIdGenerator: randomUUID,
+        onsessioninitialized() {},
+        onsessionclosed() {},
+        enableJsonResponse: true,
+      });
       assert(transport);
       const { port } = await serve(t, (req, res) => void transport.handleRequest(req, res));
-      const initialize = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'initialize', params: { protocolVersion: '2025-06-18', capabilities: {}, clientInfo: { name: 'test', version: '1.0.0' } } });
+      const initialize = JSON.stringify({
+        jsonrpc: '2.0',
+        id: 1,
+        method: 'initialize',
+        params: { protocolVersion: '2025-06-18', capabilities: {}, clientInfo: { name: 'test', version: '1.0.0' } },
+      });
       const opened = await ask(port, { method: 'POST', headers: MCP, body: initialize });
       assert.equal(opened.status, 200);
-      const { status, headers, body } = await ask(port, { method: 'POST', headers: { ...MCP, 'mcp-session-id': 'unknown' }, body: call(2) });
+      const { status, headers, body } = await ask(port, {
+        method: 'POST',
+        headers: { ...MCP, 'mcp-session-id': 'unknown' },
+        body: call(2),
+      });
       assert.deepEqual([status, headers['content-type'], body], [404, 'application/json', NOT_FOUND]);
       await transport.close();
     });
@@ -111,20 +155,55 @@ describe('a session of a real MCP server', () => {
 
 /** Answers with the status and the session id that the request names, in the way it names. */
 const ways: Record<string, (res: Parameters<RequestListener>[1], status: number, id: string) => void> = {
-  setHeader: (res, status, id) => { res.statusCode = status; res.setHeader('Mcp-Session-Id', id).end(); },
-  appendHeader: (res, status, id) => { res.statusCode = status; res.appendHeader('mcp-session-id', id).end(); },
-  setHeaders: (res, status, id) => { res.statusCode = status; res.setHeaders(new Headers({ 'mcp-session-id': id })).end(); },
-  'setHeader, then writeHead': (res, status, id) => { res.setHeader('mcp-session-id', id).writeHead(status).end(); },
-  'setHeader, then writeHead with others': (res, status, id) => { res.setHeader('mcp-session-id', id).writeHead(status, { 'x-y': 'z' }).end(); },
-  'setHeader, then write': (res, status, id) => { res.statusCode = status; res.setHeader('mcp-session-id', id).write('x'); res.end(); },
-  'setHeader, then flushHeaders': (res, status, id) => { res.statusCode = status; res.setHeader('mcp-session-id', id).flushHeaders(); res.end(); },
-  'writeHead with an object': (res, status, id) => { res.writeHead(status, { 'x-y': 'z', 'Mcp-Session-Id': id }).end(); },
-  'writeHead with a message and an object': (res, status, id) => { res.writeHead(status, 'Message', { 'MCP-SESSION-ID': id }).end(); },
-  'writeHead with an object that has a list': (res, status, id) => { res.writeHead(status, { 'set-cookie': ['a=b', 'c=d', 'e=f'], 'mcp-session-id': id }).end(); },
-  'writeHead with a flat array': (res, status, id) => { res.writeHead(status, ['x-y', 'z', 'Mcp-Session-Id', id]).end(); },
-  'writeHead with a message and a flat array': (res, status, id) => { res.writeHead(status, 'Message', ['mcp-session-id', id]).end(); },
-  'writeHead over setHeader': (res, status, id) => { res.setHeader('mcp-session-id', 'replaced').writeHead(status, { 'mcp-session-id': id }).end(); },
-  'writeHead with a flat array whose value is the name': (res, status, id) => { res.writeHead(status, ['x-y', 'mcp-session-id', 'mcp-session-id', id]).end(); },
+  setHeader: (res, status, id) => {
+    res.statusCode = status;
+    res.setHeader('Mcp-Session-Id', id).end();
+  },
+  appendHeader: (res, status, id) => {
+    res.statusCode = status;
+    res.appendHeader('mcp-session-id', id).end();
+  },
+  setHeaders: (res, status, id) => {
+    res.statusCode = status;
+    res.setHeaders(new Headers({ 'mcp-session-id': id })).end();
+  },
+  'setHeader, then writeHead': (res, status, id) => {
+    res.setHeader('mcp-session-id', id).writeHead(status).end();
+  },
+  'setHeader, then writeHead with others': (res, status, id) => {
+    res.setHeader('mcp-session-id', id).writeHead(status, { 'x-y': 'z' }).end();
+  },
+  'setHeader, then write': (res, status, id) => {
+    res.statusCode = status;
+    res.setHeader('mcp-session-id', id).write('x');
+    res.end();
+  },
+  'setHeader, then flushHeaders': (res, status, id) => {
+    res.statusCode = status;
+    res.setHeader('mcp-session-id', id).flushHeaders();
+    res.end();
+  },
+  'writeHead with an object': (res, status, id) => {
+    res.writeHead(status, { 'x-y': 'z', 'Mcp-Session-Id': id }).end();
+  },
+  'writeHead with a message and an object': (res, status, id) => {
+    res.writeHead(status, 'Message', { 'MCP-SESSION-ID': id }).end();
+  },
+  'writeHead with an object that has a list': (res, status, id) => {
+    res.writeHead(status, { 'set-cookie': ['a=b', 'c=d', 'e=f'], 'mcp-session-id': id }).end();
+  },
+  'writeHead with a flat array': (res, status, id) => {
+    res.writeHead(status, ['x-y', 'z', 'Mcp-Session-Id', id]).end();
+  },
+  'writeHead with a message and a flat array': (res, status, id) => {
+    res.writeHead(status, 'Message', ['mcp-session-id', id]).end();
+  },
+  'writeHead over setHeader': (res, status, id) => {
+    res.setHeader('mcp-session-id', 'replaced').writeHead(status, { 'mcp-session-id': id }).end();
+  },
+  'writeHead with a flat array whose value is the name': (res, status, id) => {
+    res.writeHead(status, ['x-y', 'mcp-session-id', 'mcp-session-id', id]).end();
+  },
 };
 const chosen: RequestListener = (req, res) => {
   const { 'x-open': id, 'x-status': status = '200', 'x-way': way = 'setHeader' } = req.headers;
@@ -139,7 +218,9 @@ describe('opening', () => {
     for (const way of Object.keys(ways)) {
       const opened = await ask(port, { headers: { ...ada, 'x-open': way, 'x-way': way } });
       assert.deepEqual([opened.status, opened.headers['mcp-session-id']], [200, way]);
-      const statuses = [ada, bob].map(async (who) => (await ask(port, { headers: { ...who, 'mcp-session-id': way } })).status);
+      const statuses = [ada, bob].map(
+        async (who) => (await ask(port, { headers: { ...who, 'mcp-session-id': way } })).status,
+      );
       assert.deepEqual(await Promise.all(statuses), [200, 404], way);
     }
   });
@@ -147,7 +228,19 @@ describe('opening', () => {
   it('is no other answer', async (t) => {
     const { port } = await guard(t, {}, chosen);
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    for (const [status, bound] of [[200, true], [201, true], [202, true], [204, true], [299, true], [300, false], [304, false], [400, false], [401, false], [404, false], [500, false]] as const) {
+    for (const [status, bound] of [
+      [200, true],
+      [201, true],
+      [202, true],
+      [204, true],
+      [299, true],
+      [300, false],
+      [304, false],
+      [400, false],
+      [401, false],
+      [404, false],
+      [500, false],
+    ] as const) {
       const id = `with ${status}`;
       await ask(port, { method: 'POST', headers: { ...ada, 'x-open': id, 'x-status': String(status) } });
       assert.equal((await ask(port, { headers: { ...bob, 'mcp-session-id': id } })).status, bound ? 404 : 200, id);
@@ -157,7 +250,8 @@ describe('opening', () => {
   it('is no answer to a request that had a session, and re-binds none', async (t) => {
     const { port } = await guard(t, {}, chosen);
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    const status = async (who: object, id: string): Promise<number> => (await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status;
+    const status = async (who: object, id: string): Promise<number> =>
+      (await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status;
     await ask(port, { headers: { ...ada, 'x-open': 'hers' } });
     await ask(port, { headers: { ...bob, 'x-open': 'hers' } }); // a handler that hands out one id twice
     assert.deepEqual([await status(ada, 'hers'), await status(bob, 'hers')], [200, 404]);
@@ -175,14 +269,20 @@ describe('opening', () => {
   it('binds nothing with bindSessions: false', async (t) => {
     const { port } = await guard(t, { bindSessions: false }, chosen);
     await ask(port, { headers: { ...(await bearer({ sub: 'ada' })), 'x-open': 'id' } });
-    assert.equal((await ask(port, { headers: { ...(await bearer({ sub: 'bob' })), 'mcp-session-id': 'id' } })).status, 200);
+    assert.equal(
+      (await ask(port, { headers: { ...(await bearer({ sub: 'bob' })), 'mcp-session-id': 'id' } })).status,
+      200,
+    );
   });
 
   it('holds for all that share a verifier', async (t) => {
     const verifier = new JWETokenVerifier({ keys: await serverKeys() });
     const [one, two] = [await guard(t, { verifier }, chosen), await guard(t, { verifier }, chosen)];
     await ask(one.port, { headers: { ...(await bearer({ sub: 'ada' })), 'x-open': 'id' } });
-    assert.equal((await ask(two.port, { headers: { ...(await bearer({ sub: 'bob' })), 'mcp-session-id': 'id' } })).status, 404);
+    assert.equal(
+      (await ask(two.port, { headers: { ...(await bearer({ sub: 'bob' })), 'mcp-session-id': 'id' } })).status,
+      404,
+    );
   });
 });
 
@@ -190,7 +290,8 @@ describe('a session is released', () => {
   it('by a 2xx DELETE of its owner alone', async (t) => {
     const { port } = await guard(t, {}, chosen);
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    const use = async (who: object, more = {}, method = 'GET'): Promise<number> => (await ask(port, { method, headers: { ...who, 'mcp-session-id': 'id', ...more } })).status;
+    const use = async (who: object, more = {}, method = 'GET'): Promise<number> =>
+      (await ask(port, { method, headers: { ...who, 'mcp-session-id': 'id', ...more } })).status;
     await ask(port, { headers: { ...ada, 'x-open': 'id' } });
     assert.equal(await use(bob, {}, 'DELETE'), 404);
     assert.equal(await use(ada, { 'x-status': '405' }, 'DELETE'), 405);
@@ -205,9 +306,17 @@ describe('a session is released', () => {
 
 describe('the principal', () => {
   const same: [name: string, opener: object, user: object][] = [
-    ['is (iss, sub), whatever else changes', { iss: 'i', sub: 's', name: 'Ada', exp: 4_000_000_000 }, { sub: 's', iss: 'i', email: 'e', jti: 'j', aud: 'a' }],
+    [
+      'is (iss, sub), whatever else changes',
+      { iss: 'i', sub: 's', name: 'Ada', exp: 4_000_000_000 },
+      { sub: 's', iss: 'i', email: 'e', jti: 'j', aud: 'a' },
+    ],
     ['is sub alone without an issuer', { sub: 's', a: 1 }, { sub: 's', b: 2 }],
-    ['without sub is what lasts of the claims', { name: 'Ada', exp: 4_000_000_000, iat: 1_700_000_000, nbf: 1_700_000_000, jti: 'a' }, { jti: 'b', name: 'Ada' }],
+    [
+      'without sub is what lasts of the claims',
+      { name: 'Ada', exp: 4_000_000_000, iat: 1_700_000_000, nbf: 1_700_000_000, jti: 'a' },
+      { jti: 'b', name: 'Ada' },
+    ],
     ['without any claim is one', {}, {}],
   ];
   const different: [name: string, opener: object, user: object][] = [
@@ -226,25 +335,38 @@ describe('the principal', () => {
   ];
   it('is the same or is not', async (t) => {
     const { port } = await guard(t, {}, chosen);
-    for (const [rows, status] of [[same, 200], [different, 404]] as const) {
+    for (const [rows, status] of [
+      [same, 200],
+      [different, 404],
+    ] as const) {
       for (const [name, opener, user] of rows) {
         await ask(port, { headers: { ...(await bearer(opener)), 'x-open': name } });
-        assert.equal((await ask(port, { headers: { ...(await bearer(user)), 'mcp-session-id': name } })).status, status, name);
+        assert.equal(
+          (await ask(port, { headers: { ...(await bearer(user)), 'mcp-session-id': name } })).status,
+          status,
+          name,
+        );
       }
     }
   });
 
   it('of claims named like members of Object is another', async (t) => {
     const { port } = await guard(t, {}, chosen);
-    const token = async (claims: string): Promise<{ authorization: string }> => ({ authorization: `Bearer ${compactEncrypt(Buffer.from(claims), (await keyPair()).publicJwk)}` });
+    const token = async (claims: string): Promise<{ authorization: string }> => ({
+      authorization: `Bearer ${compactEncrypt(Buffer.from(claims), (await keyPair()).publicJwk)}`,
+    });
     await ask(port, { headers: { ...(await token('{"__proto__":{"a":1}}')), 'x-open': 'id' } });
-    assert.equal((await ask(port, { headers: { ...(await token('{"__proto__":{"a":2}}')), 'mcp-session-id': 'id' } })).status, 404);
+    assert.equal(
+      (await ask(port, { headers: { ...(await token('{"__proto__":{"a":2}}')), 'mcp-session-id': 'id' } })).status,
+      404,
+    );
     assert.equal((await ask(port, { headers: { ...(await token('{}')), 'mcp-session-id': 'id' } })).status, 404);
   });
 
   it('of anonymous requests is one of its own', async (t) => {
     const { port } = await guard(t, { anonymous: true }, chosen);
-    const use = async (who: object, id: string): Promise<number> => (await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status;
+    const use = async (who: object, id: string): Promise<number> =>
+      (await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status;
     const users = await Promise.all([{ sub: 'ada' }, {}, { sub: 'anonymous' }].map(bearer));
     await ask(port, { headers: { 'x-open': 'open' } });
     assert.equal(await use({}, 'open'), 200);
@@ -258,7 +380,8 @@ describe('the principal', () => {
   it('with claimsMember has its sub in there, and its issuer outside', async (t) => {
     const { port } = await guard(t, { claimsMember: 'data' }, chosen);
     await ask(port, { headers: { ...(await bearer({ iss: 'i', data: { sub: 'ada', iss: 'x' } })), 'x-open': 'id' } });
-    const use = async (claims: object): Promise<number> => (await ask(port, { headers: { ...(await bearer(claims)), 'mcp-session-id': 'id' } })).status;
+    const use = async (claims: object): Promise<number> =>
+      (await ask(port, { headers: { ...(await bearer(claims)), 'mcp-session-id': 'id' } })).status;
     assert.equal(await use({ iss: 'i', sub: 'outside', data: { sub: 'ada', iss: 'y' } }), 200);
     assert.equal(await use({ iss: 'j', data: { sub: 'ada', iss: 'x' } }), 404);
     assert.equal(await use({ iss: 'i', sub: 'ada', data: { sub: 'bob' } }), 404);
@@ -267,14 +390,22 @@ describe('the principal', () => {
 
 describe('the bounds', () => {
   // Through fetch, for they take 10,000 sessions; every way to open one is tested above.
-  async function server(options: AuthOptions = {}): Promise<{ open: (who: object, id: string) => Promise<void>; use: (who: object, id: string) => Promise<number> }> {
-    const handler = withAuthFetch((request) => {
-      const id = request.headers.get('x-open');
-      return new Response(null, { status: 204, ...(id !== null && { headers: { 'mcp-session-id': id } }) });
-    }, { keys: await serverKeys(), ...options });
+  async function server(
+    options: AuthOptions = {},
+  ): Promise<{ open: (who: object, id: string) => Promise<void>; use: (who: object, id: string) => Promise<number> }> {
+    const handler = withAuthFetch(
+      (request) => {
+        const id = request.headers.get('x-open');
+        return new Response(null, { status: 204, ...(id !== null && { headers: { 'mcp-session-id': id } }) });
+      },
+      { keys: await serverKeys(), ...options },
+    );
     return {
-      open: async (who, id) => { assert.equal((await handler(new Request('http://a/mcp', { headers: { ...who, 'x-open': id } }))).status, 204); },
-      use: async (who, id) => (await handler(new Request('http://a/mcp', { headers: { ...who, 'mcp-session-id': id } }))).status,
+      open: async (who, id) => {
+        assert.equal((await handler(new Request('http://a/mcp', { headers: { ...who, 'x-open': id } }))).status, 204);
+      },
+      use: async (who, id) =>
+        (await handler(new Request('http://a/mcp', { headers: { ...who, 'mcp-session-id': id } }))).status,
     };
   }
 
@@ -297,7 +428,8 @@ describe('the bounds', () => {
     const [first, ...others] = users;
     const last = others.at(-1);
     assert(first && last);
-    for (const [at, user] of users.slice(0, 100).entries()) for (let index = 0; index < 100; index += 1) await open(user, `${at} ${index}`);
+    for (const [at, user] of users.slice(0, 100).entries())
+      for (let index = 0; index < 100; index += 1) await open(user, `${at} ${index}`);
     assert.equal(await use(last, '0 0'), 404);
     await use(first, '0 0');
     await open(last, 'one more');
@@ -322,8 +454,16 @@ describe('the bounds', () => {
 
 describe('the principal', () => {
   it('without sub does not depend on the order', async () => {
-    const handler = withAuthFetch((request) => new Response(null, { status: 204, ...(!request.headers.has('mcp-session-id') && { headers: { 'mcp-session-id': 'id' } }) }), { keys: await serverKeys() });
-    const use = async (claims: object, more = {}): Promise<number> => (await handler(new Request('http://a/mcp', { headers: { ...(await bearer(claims)), ...more } }))).status;
+    const handler = withAuthFetch(
+      (request) =>
+        new Response(null, {
+          status: 204,
+          ...(!request.headers.has('mcp-session-id') && { headers: { 'mcp-session-id': 'id' } }),
+        }),
+      { keys: await serverKeys() },
+    );
+    const use = async (claims: object, more = {}): Promise<number> =>
+      (await handler(new Request('http://a/mcp', { headers: { ...(await bearer(claims)), ...more } }))).status;
     assert.equal(await use({ a: { b: 1, c: [1, { d: 2, e: 3 }] }, f: 4 }), 204);
     assert.equal(await use({ f: 4, a: { c: [1, { e: 3, d: 2 }], b: 1 } }, { 'mcp-session-id': 'id' }), 204);
     assert.equal(await use({ f: 4, a: { c: [1, { e: 3, d: 4 }], b: 1 } }, { 'mcp-session-id': 'id' }), 404);

@@ -5,25 +5,39 @@ import { availableParallelism } from 'node:os';
 import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { type AuthEvent, type AuthOptions, encryptToken, getUser, JWETokenVerifier, type VerifierOptions, withAuth, withAuthFetch } from 'mcp-auth-middleware';
-import { countRsa, hold, rsa } from './rsa.js';
-import { keyPair, outcome, root, run, type Scope, serve, until } from './support.js';
-import { seal } from './tokens.js';
+import {
+  type AuthEvent,
+  type AuthOptions,
+  encryptToken,
+  getUser,
+  JWETokenVerifier,
+  type VerifierOptions,
+  withAuth,
+  withAuthFetch,
+} from 'mcp-auth-middleware';
+import { countRsa, hold, rsa } from './support/rsa.js';
+import { keyPair, outcome, root, run, type Scope, serve, until } from './support/support.js';
+import { seal } from './support/tokens.js';
 
 const { privateJwk, publicJwk } = await keyPair();
 const pool = Number(process.env.UV_THREADPOOL_SIZE ?? 4);
 const lanes = Math.max(1, Math.min(availableParallelism() + 1, pool - 1));
 const [protectedHeader = ''] = (await encryptToken({}, publicJwk)).split('.');
 
-const verifier = (options: VerifierOptions = {}): JWETokenVerifier => new JWETokenVerifier({ keys: privateJwk, ...options });
+const verifier = (options: VerifierOptions = {}): JWETokenVerifier =>
+  new JWETokenVerifier({ keys: privateJwk, ...options });
 const mint = (sub: string, claims: object = {}): Promise<string> => encryptToken({ sub, ...claims }, publicJwk);
-const mintAll = (count: number, claims: object = {}): Promise<string[]> => Promise.all(Array.from({ length: count }, (_, i) => mint(`user ${i}`, claims)));
+const mintAll = (count: number, claims: object = {}): Promise<string[]> =>
+  Promise.all(Array.from({ length: count }, (_, i) => mint(`user ${i}`, claims)));
 
 /** Well-formed, with the right kid and lengths, and below the modulus: only an RSA operation tells that it is forged. */
 function forge(): string {
   const encryptedKey = randomBytes(256);
   encryptedKey[0] = 0x7f & Number(encryptedKey[0]);
-  return [protectedHeader, ...[encryptedKey, randomBytes(12), randomBytes(40), randomBytes(16)].map((part) => part.toString('base64url'))].join('.');
+  return [
+    protectedHeader,
+    ...[encryptedKey, randomBytes(12), randomBytes(40), randomBytes(16)].map((part) => part.toString('base64url')),
+  ].join('.');
 }
 
 /** A server that says who is asking, and what it saw. */
@@ -32,16 +46,22 @@ async function start(scope: Scope, options: AuthOptions) {
   const handled: unknown[] = [];
   let arrived = 0;
   let left = 0;
-  const listener = withAuth((_req, res) => {
-    handled.push(getUser().sub);
-    res.end(getUser().sub);
-  }, { onEvent: (event) => events.push(event), ...options });
+  const listener = withAuth(
+    (_req, res) => {
+      handled.push(getUser().sub);
+      res.end(getUser().sub);
+    },
+    { onEvent: (event) => events.push(event), ...options },
+  );
   const { url } = await serve(scope, (req, res) => {
     arrived += 1;
-    res.once('close', () => { if (!res.writableFinished) left += 1; });
+    res.once('close', () => {
+      if (!res.writableFinished) left += 1;
+    });
     listener(req, res);
   });
-  const get = (token: string, signal?: AbortSignal): Promise<Response> => fetch(url, { headers: { authorization: `Bearer ${token}` }, signal: signal ?? null });
+  const get = (token: string, signal?: AbortSignal): Promise<Response> =>
+    fetch(url, { headers: { authorization: `Bearer ${token}` }, signal: signal ?? null });
   return { get, events, handled, arrived: (): number => arrived, left: (): number => left };
 }
 
@@ -51,10 +71,16 @@ test('1,000 simultaneous requests with one new token cost one RSA operation', as
   const subject = verifier();
   const token = await mint('alice');
   let users: unknown[] = [];
-  assert.equal(await countRsa(async () => {
-    users = await Promise.all(Array.from({ length: 1000 }, async () => (await subject.verifyToken(token)).sub));
-  }), 1);
-  assert.deepEqual(users, Array.from({ length: 1000 }, () => 'alice'));
+  assert.equal(
+    await countRsa(async () => {
+      users = await Promise.all(Array.from({ length: 1000 }, async () => (await subject.verifyToken(token)).sub));
+    }),
+    1,
+  );
+  assert.deepEqual(
+    users,
+    Array.from({ length: 1000 }, () => 'alice'),
+  );
 });
 
 test('200 simultaneous HTTP requests with one new token cost one RSA operation and all are answered', async (t) => {
@@ -75,9 +101,14 @@ test('a forged token is shared by those who bring it at once, and never remember
   const forged = forge();
   for (const round of [1, 2, 3]) {
     const outcomes = new Set<string>();
-    assert.equal(await countRsa(async () => {
-      for (const one of await Promise.all(Array.from({ length: 100 }, () => outcome(subject.authenticate(forged))))) outcomes.add(one);
-    }), 1, `round ${round}`);
+    assert.equal(
+      await countRsa(async () => {
+        for (const one of await Promise.all(Array.from({ length: 100 }, () => outcome(subject.authenticate(forged)))))
+          outcomes.add(one);
+      }),
+      1,
+      `round ${round}`,
+    );
     assert.deepEqual([...outcomes], ['undecryptable']);
   }
 });
@@ -90,32 +121,40 @@ test('malformed tokens cost no RSA operation and no place in the queue', async (
   const header = { alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: publicJwk.kid };
   const replaced = (index: number, text: string): string => part.map((old, i) => (i === index ? text : old)).join('.');
   const malformed: Record<string, string> = {
-    'nothing': '',
+    nothing: '',
     'four parts': part.slice(0, 4).join('.'),
     'six parts': `${token}.AAAA`,
     'too long': replaced(3, 'A'.repeat(16_384)),
-    'padding': `${token}==`,
-    'whitespace': `${token} `,
+    padding: `${token}==`,
+    whitespace: `${token} `,
     'stray trailing bits': replaced(2, 'AAAAAAAAAAAAAAA_'.slice(0, 15)),
     'no JSON': replaced(0, 'AAAA'),
     'other alg': replaced(0, encode({ ...header, alg: 'RSA1_5' })),
     'alg of no key': replaced(0, encode({ ...header, alg: 'RSA-OAEP' })),
     'other enc': replaced(0, encode({ ...header, enc: 'A128GCM' })),
-    'zip': replaced(0, encode({ ...header, zip: 'DEF' })),
-    'crit': replaced(0, encode({ ...header, crit: [] })),
+    zip: replaced(0, encode({ ...header, zip: 'DEF' })),
+    crit: replaced(0, encode({ ...header, crit: [] })),
     'unknown kid': replaced(0, encode({ ...header, kid: 'other' })),
     'short encrypted key': replaced(1, randomBytes(255).toString('base64url')),
     'short IV': replaced(2, randomBytes(11).toString('base64url')),
     'short tag': replaced(4, randomBytes(4).toString('base64url')),
-    ...Object.fromEntries(part.map((old, i) => [`an octet that is no base64url in segment ${i}`, replaced(i, `${old.slice(0, -2)}+${old.slice(-1)}`)])),
+    ...Object.fromEntries(
+      part.map((old, i) => [
+        `an octet that is no base64url in segment ${i}`,
+        replaced(i, `${old.slice(0, -2)}+${old.slice(-1)}`),
+      ]),
+    ),
   };
-  assert.equal(await countRsa(async () => {
-    for (const [name, bad] of Object.entries(malformed)) {
-      assert.match(await outcome(subject.authenticate(bad)), /^(malformed|unknown_key)$/, name);
-    }
-    const flood = Array.from({ length: 1000 }, (_, i) => outcome(subject.authenticate(`${token}${i % 10}!`)));
-    assert.deepEqual(new Set(await Promise.all(flood)), new Set(['malformed']));
-  }), 0);
+  assert.equal(
+    await countRsa(async () => {
+      for (const [name, bad] of Object.entries(malformed)) {
+        assert.match(await outcome(subject.authenticate(bad)), /^(malformed|unknown_key)$/, name);
+      }
+      const flood = Array.from({ length: 1000 }, (_, i) => outcome(subject.authenticate(`${token}${i % 10}!`)));
+      assert.deepEqual(new Set(await Promise.all(flood)), new Set(['malformed']));
+    }),
+    0,
+  );
   assert.equal(await outcome(subject.authenticate(token)), 'accepted');
 });
 
@@ -135,7 +174,8 @@ test('the cache keeps the tokens used last, as many as maxEntries', async () => 
 test('the cache keeps 1,000 tokens unless told otherwise', async () => {
   const subject = verifier({ maxPending: 2000 });
   const tokens = await mintAll(1001);
-  const all = (some: string[]): Promise<number> => countRsa(() => Promise.all(some.map((token) => subject.authenticate(token))));
+  const all = (some: string[]): Promise<number> =>
+    countRsa(() => Promise.all(some.map((token) => subject.authenticate(token))));
   assert.equal(await all(tokens.slice(0, 1000)), 1000);
   assert.equal(await all(tokens.slice(0, 1000)), 0);
   assert.equal(await all(tokens.slice(1000)), 1);
@@ -148,10 +188,15 @@ test('the cache keeps at most 4 MiB of token text', async () => {
   const pad = 'x'.repeat(11_000);
   const [first = ''] = await mintAll(1, { pad });
   const fit = Math.floor(4_194_304 / first.length);
-  const tokens = await Promise.all(Array.from({ length: fit + 1 }, (_, i) => mint(`user ${i}`.slice(-6).padStart(6), { pad: pad.slice(0, -1) })));
+  const tokens = await Promise.all(
+    Array.from({ length: fit + 1 }, (_, i) => mint(`user ${i}`.slice(-6).padStart(6), { pad: pad.slice(0, -1) })),
+  );
   assert.equal(new Set(tokens.map((token) => token.length)).size, 1);
   assert.equal(Math.floor(4_194_304 / Number(tokens[0]?.length)), fit);
-  const all = (some: string[]): Promise<number> => countRsa(async () => { for (const token of some) await subject.authenticate(token); });
+  const all = (some: string[]): Promise<number> =>
+    countRsa(async () => {
+      for (const token of some) await subject.authenticate(token);
+    });
   assert.equal(await all(tokens.slice(0, fit)), fit);
   assert.equal(await all(tokens.slice(0, fit)), 0);
   assert.equal(await all(tokens.slice(fit)), 1);
@@ -162,15 +207,29 @@ test('the cache keeps at most 4 MiB of token text', async () => {
 test('without a cache every use costs an operation, but simultaneous ones share it', async () => {
   const subject = verifier({ cache: false });
   const token = await mint('alice');
-  assert.equal(await countRsa(async () => { for (let i = 0; i < 3; i += 1) await subject.authenticate(token); }), 3);
+  assert.equal(
+    await countRsa(async () => {
+      for (let i = 0; i < 3; i += 1) await subject.authenticate(token);
+    }),
+    3,
+  );
   assert.equal(await countRsa(() => Promise.all([subject.authenticate(token), subject.authenticate(token)])), 1);
 });
 
 test('a token without kid costs one operation when it is for the published key, wherever that stands', async () => {
   const [active, old, next] = await Promise.all([keyPair('active'), keyPair('old'), keyPair('next')]);
   const now = Math.floor(Date.now() / 1000);
-  const keys = [{ ...active.privateJwk, nbf: now - 10 }, { ...old.privateJwk, nbf: now - 20 }, { ...next.privateJwk, nbf: now + 3600 }];
-  for (const order of [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0]]) {
+  const keys = [
+    { ...active.privateJwk, nbf: now - 10 },
+    { ...old.privateJwk, nbf: now - 20 },
+    { ...next.privateJwk, nbf: now + 3600 },
+  ];
+  for (const order of [
+    [0, 1, 2],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 1, 0],
+  ]) {
     const subject = verifier({ keys: { keys: order.flatMap((index) => keys[index] ?? []) } });
     const token = seal(active.publicJwk, { header: { kid: undefined }, plaintext: {} });
     assert.equal(await countRsa(() => subject.authenticate(token)), 1, `${order}`);
@@ -182,17 +241,54 @@ test('times and audience of a known token are judged at every use, at no cost', 
   let now = iat;
   const subject = verifier({ now: () => now, clockTolerance: 10, maxTokenAge: 500, audience: 'here' });
   const cases: [claims: object, outcomes: [time: number, outcome: string][]][] = [
-    [{ exp: iat + 60, aud: 'here' }, [[0, 'accepted'], [69, 'accepted'], [70, 'expired'], [69.9, 'accepted'], [71, 'expired']]],
-    [{ exp: iat + 6000, nbf: iat + 60, aud: 'here' }, [[0, 'not_yet_valid'], [49, 'not_yet_valid'], [50, 'accepted'], [0, 'not_yet_valid']]],
-    [{ exp: iat + 6000, aud: 'here' }, [[510, 'accepted'], [511, 'expired'], [-10, 'accepted'], [-11, 'not_yet_valid']]],
-    [{ exp: iat + 60, aud: 'elsewhere' }, [[0, 'audience'], [1, 'audience']]],
+    [
+      { exp: iat + 60, aud: 'here' },
+      [
+        [0, 'accepted'],
+        [69, 'accepted'],
+        [70, 'expired'],
+        [69.9, 'accepted'],
+        [71, 'expired'],
+      ],
+    ],
+    [
+      { exp: iat + 6000, nbf: iat + 60, aud: 'here' },
+      [
+        [0, 'not_yet_valid'],
+        [49, 'not_yet_valid'],
+        [50, 'accepted'],
+        [0, 'not_yet_valid'],
+      ],
+    ],
+    [
+      { exp: iat + 6000, aud: 'here' },
+      [
+        [510, 'accepted'],
+        [511, 'expired'],
+        [-10, 'accepted'],
+        [-11, 'not_yet_valid'],
+      ],
+    ],
+    [
+      { exp: iat + 60, aud: 'elsewhere' },
+      [
+        [0, 'audience'],
+        [1, 'audience'],
+      ],
+    ],
   ];
   for (const [claims, outcomes] of cases) {
     const token = await mint('alice', { iat, ...claims });
     for (const [index, [time, expected]] of outcomes.entries()) {
       now = iat + time;
       let actual = '';
-      assert.equal(await countRsa(async () => { actual = await outcome(subject.authenticate(token)); }), index === 0 ? 1 : 0, `${time} s`);
+      assert.equal(
+        await countRsa(async () => {
+          actual = await outcome(subject.authenticate(token));
+        }),
+        index === 0 ? 1 : 0,
+        `${time} s`,
+      );
       assert.equal(actual, expected, `${JSON.stringify(claims)} after ${time} s`);
     }
   }
@@ -201,13 +297,16 @@ test('times and audience of a known token are judged at every use, at no cost', 
 test('an expired token costs one RSA operation, however often it comes', async (t) => {
   const { get } = await start(t, { keys: privateJwk });
   const token = await mint('alice', { iat: 1000, exp: 2000 });
-  assert.equal(await countRsa(async () => {
-    for (let i = 0; i < 20; i += 1) {
-      const answer = await get(token);
-      assert.equal(answer.status, 401);
-      assert.match(String(answer.headers.get('www-authenticate')), /expired/);
-    }
-  }), 1);
+  assert.equal(
+    await countRsa(async () => {
+      for (let i = 0; i < 20; i += 1) {
+        const answer = await get(token);
+        assert.equal(answer.status, 401);
+        assert.match(String(answer.headers.get('www-authenticate')), /expired/);
+      }
+    }),
+    1,
+  );
 });
 
 test('what a handler does to its user is never seen by the next request with the token', async () => {
@@ -218,18 +317,34 @@ test('what a handler does to its user is never seen by the next request with the
   const attempts: (() => unknown)[] = [
     () => Object.assign(user, { sub: 'mallory' }),
     () => Object.assign(user, { admin: true }),
-    () => { delete (user as Record<string, unknown>)['sub']; },
+    () => {
+      delete (user as Record<string, unknown>)['sub'];
+    },
     () => Object.setPrototypeOf(user, { admin: true }),
     () => roles.push('admin'),
-    () => { roles[0] = 'admin'; },
-    () => { address.city = 'Thun'; },
+    () => {
+      roles[0] = 'admin';
+    },
+    () => {
+      address.city = 'Thun';
+    },
     () => Object.assign(address.tags[0] ?? {}, { a: 2 }),
     () => (scopes as string[]).push('admin'),
   ];
   for (const attempt of attempts) assert.throws(attempt, TypeError, String(attempt));
   const again = await subject.authenticate(token);
   assert.throws(() => Object.assign(again, { signed: true }), TypeError);
-  assert.equal(JSON.stringify(again.user), JSON.stringify({ iat: user.iat, exp: user.exp, sub: 'alice', scope: 'read', roles: ['user'], address: { city: 'Bern', tags: [{ a: 1 }] } }));
+  assert.equal(
+    JSON.stringify(again.user),
+    JSON.stringify({
+      iat: user.iat,
+      exp: user.exp,
+      sub: 'alice',
+      scope: 'read',
+      roles: ['user'],
+      address: { city: 'Bern', tags: [{ a: 1 }] },
+    }),
+  );
   assert.deepEqual(again.scopes, ['read']);
   assert.equal(again.signed, auth.signed);
   assert.equal((again.user as Record<string, unknown>)['admin'], undefined);
@@ -237,16 +352,25 @@ test('what a handler does to its user is never seen by the next request with the
 
 test('getAuthInfo gives every request its own object', async (t) => {
   const infos: { scopes: string[] }[] = [];
-  const listener = withAuth((req, res) => {
-    const { auth } = req as unknown as { auth: { scopes: string[] } };
-    auth.scopes.push('admin');
-    infos.push(auth);
-    res.end();
-  }, { keys: privateJwk });
+  const listener = withAuth(
+    (req, res) => {
+      const { auth } = req as unknown as { auth: { scopes: string[] } };
+      auth.scopes.push('admin');
+      infos.push(auth);
+      res.end();
+    },
+    { keys: privateJwk },
+  );
   const { url } = await serve(t, listener);
   const token = await mint('alice', { scope: 'read' });
   for (let i = 0; i < 2; i += 1) await fetch(url, { headers: { authorization: `Bearer ${token}` } });
-  assert.deepEqual(infos.map(({ scopes }) => scopes), [['read', 'admin'], ['read', 'admin']]);
+  assert.deepEqual(
+    infos.map(({ scopes }) => scopes),
+    [
+      ['read', 'admin'],
+      ['read', 'admin'],
+    ],
+  );
 });
 
 test('no more operations run at once than there are lanes, over all verifiers, and each with a CryptoKey of its own', async (t) => {
@@ -264,12 +388,23 @@ test('no more operations run at once than there are lanes, over all verifiers, a
 });
 
 /** How many threads libuv makes of the setting: atoi's reading, 1 for nothing or none. */
-const pools: [setting: string, threads: number][] = [['1', 1], ['2', 2], ['3', 3], ['4', 4], ['8', 8], ['0', 1], ['', 1], ['many', 1], ['3 threads', 3], ['0x10', 1]];
+const pools: [setting: string, threads: number][] = [
+  ['1', 1],
+  ['2', 2],
+  ['3', 3],
+  ['4', 4],
+  ['8', 8],
+  ['0', 1],
+  ['', 1],
+  ['many', 1],
+  ['3 threads', 3],
+  ['0x10', 1],
+];
 for (const [setting, threads] of pools) {
   const expected = Math.max(1, Math.min(availableParallelism() + 1, threads - 1));
   test(`with ${threads} threads in the pool (UV_THREADPOOL_SIZE=${JSON.stringify(setting)}) there are ${expected} lanes`, async () => {
     const program = `
-      import { rsa } from './build/test/rsa.js';
+      import { rsa } from './build/test/support/rsa.js';
       import { encryptToken, JWETokenVerifier } from 'mcp-auth-middleware';
       const keys = JSON.parse(process.env.KEYS);
       const { kty, n, e, kid, alg } = keys;
@@ -278,7 +413,10 @@ for (const [setting, threads] of pools) {
       await Promise.all(tokens.map((token) => verifier.authenticate(token)));
       console.log(rsa.started, rsa.most);`;
     const env = { UV_THREADPOOL_SIZE: setting, KEYS: JSON.stringify(privateJwk) };
-    const { code, stdout } = await run(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], { cwd: root, env });
+    const { code, stdout } = await run(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], {
+      cwd: root,
+      env,
+    });
     assert.deepEqual([code, stdout], [0, `20 ${expected}\n`]);
   });
 }
@@ -305,7 +443,10 @@ test('new tokens are answered in the order in which they came', async () => {
   const subject = verifier({ concurrency: 1 });
   const order: number[] = [];
   await Promise.all((await mintAll(50)).map((token, i) => subject.authenticate(token).then(() => order.push(i))));
-  assert.deepEqual(order, Array.from({ length: 50 }, (_, i) => i));
+  assert.deepEqual(
+    order,
+    Array.from({ length: 50 }, (_, i) => i),
+  );
 });
 
 test('a waiting verifier is not overtaken by one that came later', async () => {
@@ -313,10 +454,13 @@ test('a waiting verifier is not overtaken by one that came later', async () => {
   // Every lane has its CryptoKeys before the order counts.
   for (const subject of subjects) await Promise.all((await mintAll(lanes)).map((token) => subject.authenticate(token)));
   const tokens = await mintAll(3 * lanes);
-  const order: string[] = rsa.order = [];
+  const order: string[] = (rsa.order = []);
   await Promise.all(tokens.map((token, i) => subjects[i % 2]?.authenticate(token)));
   rsa.order = undefined;
-  assert.deepEqual(order, tokens.map((token) => token.split('.')[1]));
+  assert.deepEqual(
+    order,
+    tokens.map((token) => token.split('.')[1]),
+  );
 });
 
 for (const maxPending of [0, 1, 7, 256]) {
@@ -324,7 +468,10 @@ for (const maxPending of [0, 1, 7, 256]) {
     const subject = verifier({ concurrency: 1, maxPending });
     const tokens = await mintAll(maxPending + 3);
     const outcomes = await Promise.all(tokens.map((token) => outcome(subject.authenticate(token))));
-    assert.deepEqual(outcomes, tokens.map((_, i) => (i < maxPending + 1 ? 'accepted' : 'overloaded')));
+    assert.deepEqual(
+      outcomes,
+      tokens.map((_, i) => (i < maxPending + 1 ? 'accepted' : 'overloaded')),
+    );
     assert.equal(await outcome(subject.authenticate(tokens.at(-1) ?? '')), 'accepted');
   });
 }
@@ -345,7 +492,10 @@ test('in overload known tokens are served, new ones get 503 with Retry-After, an
   assert.equal(Object(await refused.json()).error, 'temporarily_unavailable');
   release();
   const statuses = await Promise.all(forged.map(async (answer) => (await answer).status));
-  assert.deepEqual([401, 503].map((status) => statuses.filter((one) => one === status).length), [3, 47]);
+  assert.deepEqual(
+    [401, 503].map((status) => statuses.filter((one) => one === status).length),
+    [3, 47],
+  );
   assert.equal(rsa.started - started, 3);
   assert.equal(await (await get(fresh)).text(), 'fresh');
   assert.deepEqual(handled, ['known', 'known', 'fresh']);
@@ -400,22 +550,38 @@ test('who leaves the queue is answered and takes nobody along', async (t) => {
   const handler = withAuthFetch(() => new Response(getUser().sub), { verifier: verifier({ concurrency: 1 }) });
   const gone = new AbortController();
   const release = hold(t);
-  const asked = (await mintAll(5)).map((token, i) => handler(new Request('http://server/', { headers: { authorization: `Bearer ${token}` }, signal: i === 1 || i === 3 ? gone.signal : null })));
+  const asked = (await mintAll(5)).map((token, i) =>
+    handler(
+      new Request('http://server/', {
+        headers: { authorization: `Bearer ${token}` },
+        signal: i === 1 || i === 3 ? gone.signal : null,
+      }),
+    ),
+  );
   gone.abort();
   release();
-  const answers = await Promise.all(asked.map(async (answer) => { const { status } = await answer; return status === 200 ? (await answer).text() : status; }));
+  const answers = await Promise.all(
+    asked.map(async (answer) => {
+      const { status } = await answer;
+      return status === 200 ? (await answer).text() : status;
+    }),
+  );
   assert.deepEqual(answers, ['user 0', 503, 'user 2', 503, 'user 4']);
 });
 
 test('an aborted fetch request frees its place as well', async (t) => {
   const subject = verifier(ONE_LANE);
   const handled: unknown[] = [];
-  const handler = withAuthFetch(() => {
-    handled.push(getUser().sub);
-    return new Response(getUser().sub);
-  }, { verifier: subject });
+  const handler = withAuthFetch(
+    () => {
+      handled.push(getUser().sub);
+      return new Response(getUser().sub);
+    },
+    { verifier: subject },
+  );
   const [running = '', waiting = '', late = ''] = await mintAll(3);
-  const ask = (token: string, signal?: AbortSignal): Promise<Response> => handler(new Request('http://server/', { headers: { authorization: `Bearer ${token}` }, signal: signal ?? null }));
+  const ask = (token: string, signal?: AbortSignal): Promise<Response> =>
+    handler(new Request('http://server/', { headers: { authorization: `Bearer ${token}` }, signal: signal ?? null }));
   const release = hold(t);
   const { started } = rsa;
   const gone = new AbortController();
@@ -462,14 +628,24 @@ async function used(): Promise<number> {
 test('memory is the same after a million distinct forged tokens as before', async () => {
   const subject = verifier();
   const known = await mint('alice');
-  const unknownKey = Buffer.from(JSON.stringify({ alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: 'x' })).toString('base64url');
+  const unknownKey = Buffer.from(JSON.stringify({ alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: 'x' })).toString(
+    'base64url',
+  );
   const [, ...rest] = forge().split('.');
   const flood = async (from: number, to: number): Promise<void> => {
     for (let i = from; i < to;) {
       const batch: Promise<string>[] = [];
       // One in a hundred has what it takes to be looked for among the keys; the others end at the bytes.
       for (const end = Math.min(to, i + 200); i < end; i += 1) {
-        batch.push(outcome(subject.authenticate(i % 100 === 0 ? [unknownKey, ...rest.slice(0, -1), Buffer.alloc(16, i).toString('base64url')].join('.') : `${i}.${protectedHeader}`)));
+        batch.push(
+          outcome(
+            subject.authenticate(
+              i % 100 === 0
+                ? [unknownKey, ...rest.slice(0, -1), Buffer.alloc(16, i).toString('base64url')].join('.')
+                : `${i}.${protectedHeader}`,
+            ),
+          ),
+        );
       }
       assert.ok(!(await Promise.all(batch)).includes('accepted'));
     }
@@ -478,7 +654,7 @@ test('memory is the same after a million distinct forged tokens as before', asyn
   await flood(0, 20_000);
   const before = await used();
   assert.equal(await countRsa(() => flood(20_000, 1_020_000)), 0);
-  const grown = await used() - before;
+  const grown = (await used()) - before;
   assert.ok(grown < 2 ** 20, `${grown} octets more`); // a word for each would be 8 MB
   assert.equal(await countRsa(() => subject.authenticate(known)), 0);
 });
@@ -494,7 +670,7 @@ test('memory is the same after 4,000 forged tokens that cost an operation each',
   await flood(1000);
   const before = await used();
   assert.equal(await countRsa(() => flood(4000)), 4000);
-  const grown = await used() - before;
+  const grown = (await used()) - before;
   assert.ok(grown < 2 ** 20, `${grown} octets more`); // the tokens have 2 MB
   assert.equal(await outcome(subject.authenticate(await mint('alice'))), 'accepted');
 });

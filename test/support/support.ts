@@ -10,8 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { AuthError, generateKeyPair } from 'mcp-auth-middleware';
 
-/** The repository's root; the suites run from build/test/. */
-export const root: string = fileURLToPath(new URL('../..', import.meta.url));
+/** The repository's root; this file runs from build/test/support/. */
+export const root: string = fileURLToPath(new URL('../../..', import.meta.url));
 
 /** `{ after }` of node:test for a whole suite, or the test's own context `t`. */
 export interface Scope {
@@ -21,7 +21,10 @@ export interface Scope {
 const pairs = new Map<string, ReturnType<typeof generateKeyPair>>();
 
 /** A 2048-bit pair, made once per process for each name and algorithm: a second name is a second key. */
-export function keyPair(name = 'server', alg: 'RSA-OAEP-256' | 'RSA-OAEP' = 'RSA-OAEP-256'): ReturnType<typeof generateKeyPair> {
+export function keyPair(
+  name = 'server',
+  alg: 'RSA-OAEP-256' | 'RSA-OAEP' = 'RSA-OAEP-256',
+): ReturnType<typeof generateKeyPair> {
   const id = `${alg} ${name}`;
   const pair = pairs.get(id) ?? generateKeyPair({ modulusLength: 2048, alg });
   pairs.set(id, pair);
@@ -29,7 +32,10 @@ export function keyPair(name = 'server', alg: 'RSA-OAEP-256' | 'RSA-OAEP' = 'RSA
 }
 
 /** Serves on a free loopback port until the scope ends. */
-export async function serve(scope: Scope, listener: RequestListener): Promise<{ server: Server; port: number; url: string }> {
+export async function serve(
+  scope: Scope,
+  listener: RequestListener,
+): Promise<{ server: Server; port: number; url: string }> {
   const server = createServer(listener).listen(0, '127.0.0.1');
   scope.after(() => {
     server.closeAllConnections();
@@ -67,7 +73,11 @@ export async function run(command: string, args: readonly string[], options: Run
   });
   child.stdin.on('error', () => {}); // a program may end without reading its input
   child.stdin.end(options.input);
-  const [stdout, stderr, [code, signal]] = await Promise.all([buffer(child.stdout), buffer(child.stderr), once(child, 'close')]);
+  const [stdout, stderr, [code, signal]] = await Promise.all([
+    buffer(child.stdout),
+    buffer(child.stderr),
+    once(child, 'close'),
+  ]);
   return { code, signal, stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
@@ -99,8 +109,11 @@ export async function until(condition: () => boolean): Promise<void> {
 
 /** How an authentication ends: `accepted`, or the reason of the AuthError. */
 export function outcome(authentication: Promise<unknown>): Promise<string> {
-  return authentication.then(() => 'accepted', (error: unknown) => {
-    if (error instanceof AuthError) return error.reason;
-    throw error;
-  });
+  return authentication.then(
+    () => 'accepted',
+    (error: unknown) => {
+      if (error instanceof AuthError) return error.reason;
+      throw error;
+    },
+  );
 }

@@ -12,7 +12,12 @@ export function mcp(cwd: string, args: readonly string[], options: RunOptions = 
 }
 
 /** The same below another program, such as strace, or a shell's `"$@"`. */
-export function mcpUnder(cwd: string, under: readonly string[], args: readonly string[], options: RunOptions = {}): Promise<Finished> {
+export function mcpUnder(
+  cwd: string,
+  under: readonly string[],
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<Finished> {
   const [program = '', ...rest] = under;
   return run(program, [...rest, process.execPath, cli, ...args], { ...options, cwd });
 }
@@ -28,7 +33,11 @@ export function folder(scope: Scope, keys?: string): string {
 /** Every file below a folder and its content, to see that a run has changed nothing. */
 export function contents(path: string): Record<string, string> {
   const files = readdirSync(path, { recursive: true, encoding: 'utf8' }).sort();
-  return Object.fromEntries(files.filter((name) => lstatSync(join(path, name)).isFile()).map((name) => [name, readFileSync(join(path, name), 'utf8')]));
+  return Object.fromEntries(
+    files
+      .filter((name) => lstatSync(join(path, name)).isFile())
+      .map((name) => [name, readFileSync(join(path, name), 'utf8')]),
+  );
 }
 
 export const mode = (path: string): string => (lstatSync(path).mode & 0o7777).toString(8).padStart(4, '0');
@@ -41,4 +50,5 @@ export function without(...tools: string[]): string | false {
 }
 
 /** What makes root a user whom file permissions bind: the same uid without any capability. Nothing for other users. */
-export const bound: readonly string[] = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-all', '--inh-caps=-all'] : ['env'];
+export const bound: readonly string[] =
+  process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-all', '--inh-caps=-all'] : ['env'];

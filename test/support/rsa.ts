@@ -3,14 +3,22 @@ import { webcrypto } from 'node:crypto';
 import type { Scope } from './support.js';
 
 /** What the library has asked of the runtime so far. */
-export const rsa: { started: number; running: number; most: number; keys: webcrypto.CryptoKey[]; order: string[] | undefined } = { started: 0, running: 0, most: 0, keys: [], order: undefined };
+export const rsa: {
+  started: number;
+  running: number;
+  most: number;
+  keys: webcrypto.CryptoKey[];
+  order: string[] | undefined;
+} = { started: 0, running: 0, most: 0, keys: [], order: undefined };
 
 let gate: Promise<void> | undefined;
 
 /** Makes the operations that start from now on wait for the function it returns, so that a queue can be looked at while it stands. */
 export function hold(scope: Scope): () => void {
   let open = (): void => {};
-  gate = new Promise((resolve) => { open = resolve; });
+  gate = new Promise((resolve) => {
+    open = resolve;
+  });
   const release = (): void => {
     gate = undefined;
     open();

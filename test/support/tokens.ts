@@ -1,36 +1,58 @@
 // Makes tokens by hand with node:crypto and none of the library's code: sound ones, and ones with exactly one defect.
 // And says what a refusal must look like, whatever was wrong.
 import assert from 'node:assert/strict';
-import { constants, createCipheriv, createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, publicEncrypt, randomBytes, sign } from 'node:crypto';
+import {
+  constants,
+  createCipheriv,
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type KeyObject,
+  publicEncrypt,
+  randomBytes,
+  sign,
+} from 'node:crypto';
 import { AuthError, KeyError, type KeyErrorCode, type RefusalReason, type RsaPublicJwk } from 'mcp-auth-middleware';
 
 /** A string or bytes are taken as they are, anything else as its JSON. */
 export type Content = string | Uint8Array | object;
 
-const isBytes = (content: Content): content is string | Uint8Array => typeof content === 'string' || content instanceof Uint8Array;
+const isBytes = (content: Content): content is string | Uint8Array =>
+  typeof content === 'string' || content instanceof Uint8Array;
 const bytes = (content: Content): Buffer => Buffer.from(isBytes(content) ? content : JSON.stringify(content));
 export const base64url = (content: Content): string => bytes(content).toString('base64url');
 
 /** What a caller without TypeScript may pass. */
 export const untyped = <T = never>(value: unknown): T => value as T;
 
-const IN_PEM = { publicKeyEncoding: { type: 'spki', format: 'pem' }, privateKeyEncoding: { type: 'pkcs8', format: 'pem' } } as const;
+const IN_PEM = {
+  publicKeyEncoding: { type: 'spki', format: 'pem' },
+  privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+} as const;
 
 /**
  * A pair that went through PEM: on Node 20 the JWK export of a key deadlocks when the collector meanwhile frees the job that
  * generated it, and the two share a lock (once in some 3,000 exports).
  */
-export function newPair(type: 'rsa' | 'ec' | 'ed25519', options: { modulusLength?: number; publicExponent?: number; namedCurve?: string } = {}): { publicKey: KeyObject; privateKey: KeyObject } {
+export function newPair(
+  type: 'rsa' | 'ec' | 'ed25519',
+  options: { modulusLength?: number; publicExponent?: number; namedCurve?: string } = {},
+): { publicKey: KeyObject; privateKey: KeyObject } {
   const { modulusLength = 2048, publicExponent = 65537, namedCurve = 'P-256' } = options;
-  const pem = type === 'rsa' ? generateKeyPairSync(type, { modulusLength, publicExponent, ...IN_PEM })
-    : type === 'ec' ? generateKeyPairSync(type, { namedCurve, ...IN_PEM })
-      : generateKeyPairSync(type, IN_PEM);
+  const pem =
+    type === 'rsa'
+      ? generateKeyPairSync(type, { modulusLength, publicExponent, ...IN_PEM })
+      : type === 'ec'
+        ? generateKeyPairSync(type, { namedCurve, ...IN_PEM })
+        : generateKeyPairSync(type, IN_PEM);
   return { publicKey: createPublicKey(pem.publicKey), privateKey: createPrivateKey(pem.privateKey) };
 }
 
 type Hash = 'sha1' | 'sha256' | 'sha384';
 const hashOf = (jwk: { alg?: string | undefined }): Hash => (jwk.alg === 'RSA-OAEP' ? 'sha1' : 'sha256');
-const publicKeyOf = ({ n, e }: RsaPublicJwk): KeyObject => createPublicKey({ key: { kty: 'RSA', n, e }, format: 'jwk' });
+const publicKeyOf = ({ n, e }: RsaPublicJwk): KeyObject =>
+  createPublicKey({ key: { kty: 'RSA', n, e }, format: 'jwk' });
 
 export interface OaepDefect {
   hash?: Hash;
@@ -67,11 +89,15 @@ export function oaep(jwk: RsaPublicJwk, message: Buffer, defect: OaepDefect = {}
   spoil?.(block);
   const maskedBlock = xor(block, mgf1(seed, block.length, mgfHash));
   const maskedSeed = xor(seed, mgf1(maskedBlock, seed.length, mgfHash));
-  return publicEncrypt({ key: publicKeyOf(jwk), padding: constants.RSA_NO_PADDING }, Buffer.concat([Buffer.of(first), maskedSeed, maskedBlock]));
+  return publicEncrypt(
+    { key: publicKeyOf(jwk), padding: constants.RSA_NO_PADDING },
+    Buffer.concat([Buffer.of(first), maskedSeed, maskedBlock]),
+  );
 }
 
 /** RSAES-PKCS1-v1_5, which no token may use. */
-export const pkcs1 = (jwk: RsaPublicJwk, message: Buffer): Buffer => publicEncrypt({ key: publicKeyOf(jwk), padding: constants.RSA_PKCS1_PADDING }, message);
+export const pkcs1 = (jwk: RsaPublicJwk, message: Buffer): Buffer =>
+  publicEncrypt({ key: publicKeyOf(jwk), padding: constants.RSA_PKCS1_PADDING }, message);
 
 export interface Recipe {
   /** Members over `alg`, `enc` and `kid` (undefined removes one), or the whole header as text or bytes. */
@@ -89,8 +115,17 @@ export interface Recipe {
 
 /** A compact JWE with A256GCM. A CEK of another size is used as a careless recipient would: AES of that size, else cut or filled up. */
 export function seal(jwk: RsaPublicJwk, recipe: Recipe = {}): string {
-  const { header = {}, plaintext = { sub: 'ada' }, cek = randomBytes(32), wrap = oaep, iv = randomBytes(12), tagLength = 16 } = recipe;
-  const protectedHeader = base64url(isBytes(header) ? header : { alg: jwk.alg ?? 'RSA-OAEP-256', enc: 'A256GCM', kid: jwk.kid, ...header });
+  const {
+    header = {},
+    plaintext = { sub: 'ada' },
+    cek = randomBytes(32),
+    wrap = oaep,
+    iv = randomBytes(12),
+    tagLength = 16,
+  } = recipe;
+  const protectedHeader = base64url(
+    isBytes(header) ? header : { alg: jwk.alg ?? 'RSA-OAEP-256', enc: 'A256GCM', kid: jwk.kid, ...header },
+  );
   const name = cek.length === 16 ? 'aes-128-gcm' : cek.length === 24 ? 'aes-192-gcm' : 'aes-256-gcm';
   const key = name === 'aes-256-gcm' ? Buffer.concat([cek, Buffer.alloc(32)]).subarray(0, 32) : cek;
   const cipher = createCipheriv(name, key, iv, { authTagLength: tagLength });
@@ -104,12 +139,18 @@ export const SEGMENTS = ['protected header', 'encrypted key', 'iv', 'ciphertext'
 /** The token with one of its segments changed. */
 export function edit(token: string, segment: (typeof SEGMENTS)[number], change: (text: string) => string): string {
   const index = SEGMENTS.indexOf(segment);
-  return token.split('.').map((text, other) => (other === index ? change(text) : text)).join('.');
+  return token
+    .split('.')
+    .map((text, other) => (other === index ? change(text) : text))
+    .join('.');
 }
 
 /** The same for the octets of a segment. */
-export const editBytes = (token: string, segment: (typeof SEGMENTS)[number], change: (octets: Buffer) => Buffer): string =>
-  edit(token, segment, (text) => base64url(change(Buffer.from(text, 'base64url'))));
+export const editBytes = (
+  token: string,
+  segment: (typeof SEGMENTS)[number],
+  change: (octets: Buffer) => Buffer,
+): string => edit(token, segment, (text) => base64url(change(Buffer.from(text, 'base64url'))));
 
 /** Changes the lowest bit of the last octet. */
 export function flip(octets: Buffer): Buffer {
@@ -148,7 +189,10 @@ const MESSAGES: Partial<Record<RefusalReason, string>> = {
 
 /** Holds that the token was refused for this reason, with the code, status and text that go with it and nothing beside them. */
 export async function refused(result: Promise<unknown>, reason: RefusalReason, about = ''): Promise<void> {
-  const error: unknown = await result.then(() => assert.fail(`accepted ${about}`), (thrown: unknown) => thrown);
+  const error: unknown = await result.then(
+    () => assert.fail(`accepted ${about}`),
+    (thrown: unknown) => thrown,
+  );
   assert.ok(error instanceof AuthError, `${about}: ${String(error)}`);
   const { name, code, status, message, cause } = error;
   assert.deepEqual(
@@ -159,7 +203,12 @@ export async function refused(result: Promise<unknown>, reason: RefusalReason, a
 }
 
 /** Holds that key material or an option was refused, and that the message says what is wrong without showing anything private. */
-export function keyRefused(act: () => unknown, code: KeyErrorCode, message: RegExp, secrets: readonly string[] = []): void {
+export function keyRefused(
+  act: () => unknown,
+  code: KeyErrorCode,
+  message: RegExp,
+  secrets: readonly string[] = [],
+): void {
   assert.throws(act, (error) => {
     assert.ok(error instanceof KeyError, String(error));
     assert.deepEqual([error.name, error.code, error.cause], ['KeyError', code, undefined]);

@@ -26,7 +26,11 @@ export const whoami: RequestListener = (_req, res) => {
 };
 
 /** A server behind withAuth, with the tests' keys unless the options bring others. */
-export async function guard(scope: Scope, options: AuthOptions = {}, handler = whoami): Promise<{ server: Server; port: number; url: string }> {
+export async function guard(
+  scope: Scope,
+  options: AuthOptions = {},
+  handler = whoami,
+): Promise<{ server: Server; port: number; url: string }> {
   const own = options.verifier || options.keyFile ? {} : { keys: await serverKeys() };
   return serve(scope, withAuth(handler, { ...own, ...options }));
 }
@@ -47,7 +51,10 @@ export interface Answer {
 }
 
 /** One request, on a connection of its own unless an agent is given. */
-export function ask(port: number, { method = 'GET', path = '/mcp', headers = {}, body, agent }: Ask = {}): Promise<Answer> {
+export function ask(
+  port: number,
+  { method = 'GET', path = '/mcp', headers = {}, body, agent }: Ask = {},
+): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const req = request({ host: '127.0.0.1', port, method, path, headers, agent: agent ?? false, timeout: 20_000 });
     req.on('timeout', () => req.destroy(new Error('no answer')));

@@ -24,7 +24,12 @@ export function law<T>(name: string, share: number, cases: fc.Arbitrary<T>, hold
     name,
     share,
     async check({ seed, cases: numRuns, path }) {
-      const details = await fc.check(fc.asyncProperty(cases, holds), { seed, numRuns, includeErrorInReport: true, ...(path !== undefined && { path }) });
+      const details = await fc.check(fc.asyncProperty(cases, holds), {
+        seed,
+        numRuns,
+        includeErrorInReport: true,
+        ...(path !== undefined && { path }),
+      });
       return details.failed ? fc.defaultReportMessage(details) : undefined;
     },
   };
@@ -53,5 +58,6 @@ export function assertOneError(verdict: Verdict<unknown>, token: unknown): void 
   assert.equal(refused.cause, undefined);
   assert.deepEqual(refused.missing, []);
   // Short texts occur in any stack trace.
-  if (typeof token === 'string' && token.length >= 16) assert.ok(!inspect(refused).includes(token.slice(0, 64)), 'shows the token');
+  if (typeof token === 'string' && token.length >= 16)
+    assert.ok(!inspect(refused).includes(token.slice(0, 64)), 'shows the token');
 }

@@ -590,6 +590,9 @@ async function readSet(file: string): Promise<JwkSet> {
   return asSet(nameOf(file), await readJsonFile(file, whenMissing));
 }
 
+/** A URL in messages: its query may be a secret. */
+const placeOf = (url: URL): string => shown(url.origin + url.pathname);
+
 /** Fetches public keys as the library does: over https, or http on this machine only; no redirects, 5 s, 512 KiB. */
 async function fetchSet(option: string, address: string): Promise<JwkSet> {
   const url = URL.canParse(address) ? new URL(address) : misuse(`${option} '${cutOff(address)}' is not a URL`);
@@ -597,7 +600,7 @@ async function fetchSet(option: string, address: string): Promise<JwkSet> {
   if (url.protocol !== 'https:' && !(url.protocol === 'http:' && loopback))
     misuse(`${option} is https; http is for this machine only`);
   if (url.username || url.password) misuse(`${option} takes no user and password`);
-  const where = url.origin + url.pathname;
+  const where = placeOf(url);
   try {
     const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5000) });
     if (response.status !== 200)
@@ -1533,7 +1536,7 @@ async function recipient(args: Args): Promise<JwkSet> {
   const url = args.value('url');
   if (url !== undefined) {
     const set = await fetchSet('--url', url);
-    return published(await library(), url, set);
+    return published(await library(), placeOf(new URL(url)), set);
   }
   const file = fileOf(args, args.value('key'));
   const { publicFile, hasPublic } = pairBeside(file);

@@ -223,7 +223,7 @@ function optionLines(options: Options): string {
   return lines.join('');
 }
 const synopses = ({ lines }: Command): string =>
-  lines.map(([synopsis, does]) => `  ${synopsis.padEnd(42)}${does}\n`).join('');
+  lines.map(([synopsis, does]) => `  ${synopsis.padEnd(44)}${does}\n`).join('');
 
 function usage(): string {
   const commands: [string, Command][] = Object.entries(COMMANDS);
@@ -654,7 +654,7 @@ function pairBeside(file: string): Pair {
 }
 
 /** The key file of a command: the one given, that of the folder given, that of the environment, that of `.keys`. */
-function fileOf(args: Args, given = args.operand): string {
+function fileOf(args: Args, given: string | undefined): string {
   const environment = args.has('output') ? undefined : process.env.MCP_KEY_FILE_PATH || undefined;
   if (given === undefined && environment !== undefined) checkPath('MCP_KEY_FILE_PATH', environment);
   return given ?? environment ?? pairOf(args, 'mcp').privateFile;
@@ -1362,7 +1362,7 @@ async function checkSet(lib: Library, file: string, set: JwkSet): Promise<void> 
 async function rotate(args: Args): Promise<void> {
   const overlap = duration('--overlap', args.value('overlap') ?? '10m');
   const grace = duration('--grace', args.value('grace') ?? '24h');
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   if (file === '-') guardStdout(args);
   else {
     refuseSpecial(file);
@@ -1524,7 +1524,7 @@ data:
 
 async function publicKeys(args: Args): Promise<void> {
   requireStdout();
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
   const shownSet = args.has('all') ? publicSet(lib, file, set) : published(lib, file, set);
@@ -1764,7 +1764,7 @@ function linesOfKey(key: KeyReport): string[] {
 }
 
 async function inspect(args: Args): Promise<void> {
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
   const report = await reportSet(lib, file, set);
@@ -2106,9 +2106,19 @@ async function verify(args: Args): Promise<number> {
   const verdict = accepted
     ? `${paint('good', 'accepted')}: a server with these options takes this token`
     : `${paint('bad', 'refused')}: a server answers ${refused.status} ${refused.code}, "${refused.message}"`;
-  const values =
-    args.has('show') && claims ? ['', JSON.stringify(claims, null, 2).split('\n').map(shown).join('\n')] : [];
-  await print([verdict, '', ...checks.map(lineOfCheck), ...values, '', `Assumed for the rest: ${assumed}`].join('\n'));
+  const made = checks.filter(({ result }) => result !== 'not reached');
+  const rest = checks.slice(made.length).map(({ check }) => check);
+  const values = args.has('show') && claims ? ['', ...JSON.stringify(claims, null, 2).split('\n').map(shown)] : [];
+  const lines = [
+    verdict,
+    '',
+    ...made.map(lineOfCheck),
+    ...(rest.length > 0 ? ['', `Not reached: ${rest.join(', ')}`] : []),
+    ...values,
+    '',
+    `Assumed for the rest: ${assumed}`,
+  ];
+  await print(lines.join('\n'));
   return accepted ? 0 : 1;
 }
 
@@ -2121,7 +2131,7 @@ const RESULTS: Record<CheckReport['result'], [Style | undefined, string]> = {
 function lineOfCheck({ check, result, text }: CheckReport): string {
   const [style, words] = RESULTS[result];
   const padded = words.padEnd(8);
-  return `  ${style ? paint(style, padded) : padded}${check.padEnd(12)}${shown(text || '(not looked at)')}`;
+  return `  ${style ? paint(style, padded) : padded}${check.padEnd(12)}${shown(text)}`;
 }
 
 // ## Completions

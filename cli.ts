@@ -709,9 +709,20 @@ const has = (codes: string): ((error: unknown) => boolean) => {
   const set = new Set(codes.split(' '));
   return (error) => set.has(codeOf(error) ?? '');
 };
-const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
+const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS ERR_ACCESS_DENIED');
+const isUnsyncableFolder = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
 const isUnsupportedLink = has('EPERM ENOTSUP EOPNOTSUPP ENOSYS EMLINK EXDEV ERR_ACCESS_DENIED');
 const isReadOnlyFolder = has('EACCES EPERM EROFS ERR_ACCESS_DENIED');
+
+/** Brings what was written to the disk. Node's permission model forbids it, as some file systems do. */
+function sync(descriptor: number): void {
+  try {
+    fsyncSync(descriptor);
+  } catch (error) {
+    if (!isUnsupportedSync(error)) throw error;
+    warn('files cannot be synced to the disk here; after a power cut look whether this change is in them');
+  }
+}
 
 /** Some file systems, and Windows, cannot sync a folder. A disk that fails is something else, and is not passed over. */
 function syncFolder(folder: string): void {
@@ -720,7 +731,7 @@ function syncFolder(folder: string): void {
     descriptor = openSync(folder, constants.O_RDONLY);
     fsyncSync(descriptor);
   } catch (error) {
-    if (!isUnsupportedSync(error)) throw error;
+    if (!isUnsyncableFolder(error)) throw error;
     warn(`the folder ${folder} cannot be synced to the disk here; after a power cut look whether this change is in it`);
   } finally {
     if (descriptor !== undefined) closeSync(descriptor);
@@ -751,7 +762,7 @@ function fill({ path, descriptor }: Made, text: string, like?: Stats): void {
         `the file system of ${path.replace(/\.mcp-auth-.*/, '')} keeps no permissions: others may read what is in it`,
       );
     writeFileSync(descriptor, text);
-    fsyncSync(descriptor);
+    sync(descriptor);
   } finally {
     closeSync(descriptor);
   }
@@ -785,7 +796,7 @@ function write(descriptor: number, size: number, octets: (length: number) => Uin
     const chunk = octets(Math.min(size - at, 64 * 1024));
     at += writeSync(descriptor, chunk, 0, chunk.length, at);
   }
-  fsyncSync(descriptor);
+  sync(descriptor);
 }
 
 /** Overwrites a file in place: once here, because a shred may truncate it, then by shred where there is one, else here. */
@@ -797,7 +808,7 @@ function overwrite(descriptor: number): void {
   ifPossible(() => spawnSync('shred', ['-z', '/dev/fd/3'], { stdio, timeout: 10_000, killSignal: 'SIGKILL' }));
   // Only what is read back counts: shred may be missing, forbidden, have failed, or be something else of that name.
   if (fstatSync(descriptor).size < size || !isZero(descriptor)) write(descriptor, size, Buffer.alloc);
-  fsyncSync(descriptor);
+  sync(descriptor);
 }
 
 /**

@@ -38,13 +38,22 @@ import {
 } from 'node:crypto';
 import { channel } from 'node:diagnostics_channel';
 import { EventEmitter } from 'node:events';
-import { closeSync, constants as files, fstatSync, openSync, readFileSync, statfsSync } from 'node:fs';
+import {
+  type BigIntStats,
+  closeSync,
+  constants as files,
+  fstatSync,
+  openSync,
+  readFileSync,
+  statfsSync,
+} from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve as absolute } from 'node:path';
+import { clearInterval, setInterval } from 'node:timers';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
@@ -56,27 +65,11 @@ export type RsaAlg = 'RSA-OAEP-256' | 'RSA-OAEP';
 /** Signature algorithms of nested tokens; EdDSA means Ed25519 and goes by both names (RFC 8037, RFC 9864). */
 export type SignatureAlg = 'RS256' | 'PS256' | 'ES256' | 'EdDSA' | 'Ed25519';
 
+type JwkText = 'kid' | 'alg' | 'use' | 'n' | 'e' | 'd' | 'p' | 'q' | 'dp' | 'dq' | 'qi' | 'crv' | 'x' | 'y';
 /** A JSON Web Key (RFC 7517). `iat`, `nbf` and `exp` are NumericDates: seconds since the epoch. */
-export interface Jwk {
+export interface Jwk extends Partial<Record<JwkText, string>>, Partial<Record<'iat' | 'nbf' | 'exp', number>> {
   kty: string;
-  kid?: string;
-  alg?: string;
-  use?: string;
   key_ops?: string[];
-  n?: string;
-  e?: string;
-  d?: string;
-  p?: string;
-  q?: string;
-  dp?: string;
-  dq?: string;
-  qi?: string;
-  crv?: string;
-  x?: string;
-  y?: string;
-  iat?: number;
-  nbf?: number;
-  exp?: number;
 }
 /** A JWK Set (RFC 7517 §5). */
 export interface JwkSet {
@@ -290,22 +283,14 @@ const REFUSALS = {
   duplicate_field: ['invalid_request', 400, 'Host, Origin or Mcp-Session-Id was sent more than once'],
   session_id: ['invalid_request', 400, 'Mcp-Session-Id must be one value of visible ASCII characters'],
   too_many_fields: ['invalid_request', 431, 'The request has more than 1,000 header fields'],
-  host: [
-    'invalid_request',
-    403,
-    'This Host is not allowed; the server sets which are with allowedHosts or resource',
-  ],
+  host: ['invalid_request', 403, 'This Host is not allowed; the server sets which are with allowedHosts or resource'],
   origin: ['invalid_request', 403, 'This Origin is not allowed; the server sets which ones are with cors.origin'],
   method: ['invalid_request', 405, 'This document is read with GET or HEAD'],
   session: ['invalid_request', 404, 'Session not found'],
   overloaded: ['temporarily_unavailable', 503, 'Too many new access tokens are waiting; try again'],
   no_key: ['temporarily_unavailable', 503, 'No decryption key is valid at this time; try again'],
   issuer_unavailable: ['temporarily_unavailable', 503, 'The keys of the token issuer cannot be read; try again'],
-  revocation_unavailable: [
-    'temporarily_unavailable',
-    503,
-    'It is unknown whether the token was revoked; try again',
-  ],
+  revocation_unavailable: ['temporarily_unavailable', 503, 'It is unknown whether the token was revoked; try again'],
   failed: ['server_error', 500, 'The server failed to judge this request'],
 } as const;
 export type RefusalReason = keyof typeof REFUSALS;
@@ -449,14 +434,7 @@ function parseObject(bytes: Uint8Array): JsonObject | undefined {
 // ## Audit surface: keys
 // ----------------------
 
-interface PublicKey {
-  kid: string;
-  alg: RsaAlg;
-  modulusOctets: number;
-  publicKey: KeyObject;
-  publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>>;
-}
-interface DecryptionKey extends PublicKey {
+interface DecryptionKey extends ReturnType<typeof importPublic> {
   /** Made of kid, alg and modulus: a key that is read again is the same key. */
   id: string;
   /** The private members and no others. */
@@ -473,6 +451,7 @@ const OAEP = {
   'RSA-OAEP-256': { node: 'sha256', subtle: 'SHA-256' },
   'RSA-OAEP': { node: 'sha1', subtle: 'SHA-1' }, // OAEP needs no collision resistance of its hash (RFC 8017 §B.1)
 } as const;
+const OAEP_PADDING = constants.RSA_PKCS1_OAEP_PADDING;
 const isRsaAlg = (alg: unknown): alg is RsaAlg => alg === 'RSA-OAEP-256' || alg === 'RSA-OAEP';
 const MAX_KEYS = 4; // unexpired ones of one algorithm: a forged token without kid costs one RSA operation a key
 
@@ -550,7 +529,7 @@ function readModulus(jwk: Jwk): { n: bigint; modulusOctets: number } {
  * The public half. What kty, use, key_ops and alg say must agree with what the key is here for; absent alg means
  * RSA-OAEP-256. Built from n and e alone: what is published is never a private JWK less some members.
  */
-function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']): PublicKey {
+function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']) {
   const { kty, use, key_ops: ops, alg = 'RSA-OAEP-256', kid } = jwk;
   check(kty === 'RSA', 'unsupported', '"kty" must be RSA');
   const forEncryption = use === undefined || use === 'enc';
@@ -562,8 +541,8 @@ function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']): 
   const { modulusOctets } = readModulus(jwk);
   const publicKey = createPublicKey({ key: { kty: 'RSA', n: jwk.n ?? '', e: jwk.e ?? '' }, format: 'jwk' });
   const { n = '', e = '' } = publicKey.export({ format: 'jwk' });
-  const id = kid ?? jwkThumbprint({ kty: 'RSA', n, e });
-  return { kid: id, alg, modulusOctets, publicKey, publicJwk: { kty: 'RSA', n, e, kid: id, alg, use: 'enc' } };
+  const publicJwk = { kty, n, e, kid: kid ?? jwkThumbprint({ kty, n, e }), alg, use: 'enc' } as const;
+  return { kid: publicJwk.kid, alg, modulusOctets, publicKey, publicJwk };
 }
 
 function readTimes(jwk: Jwk): { start: number; exp: number } {
@@ -630,57 +609,8 @@ function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk
   return { keys: active ? [{ ...active.publicJwk }] : [] };
 }
 
-const oaep = (
-  { alg }: PublicKey,
-  key: KeyObject,
-): { key: KeyObject; padding: number; oaepHash: 'sha256' | 'sha1' } => ({
-  key,
-  padding: constants.RSA_PKCS1_OAEP_PADDING,
-  oaepHash: OAEP[alg].node,
-});
-const UNSOUND = 'does not decrypt what it encrypts; restore it from a backup or generate a new key';
-
-/** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
-function selfTest(key: DecryptionKey): void {
-  const probe = randomBytes(32);
-  let decrypts = false;
-  try {
-    const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
-    decrypts = privateDecrypt(oaep(key, privateKey), publicEncrypt(oaep(key, key.publicKey), probe)).equals(probe);
-  } catch {
-    // OpenSSL's text says nothing to a user
-  }
-  check(decrypts, 'inconsistent', UNSOUND);
-}
-
-/**
- * The key a server would publish now (the newest unexpired one whose `nbf` has come), with public members only.
- * @param set private or public keys
- * @throws KeyError when the set holds anything but sound RSA encryption keys
- */
-export function publicJwks(set: JwkSet | Jwk): JwkSet {
-  const now = Date.now() / 1000;
-  return about('JWK Set', () => {
-    const jwks = listKeys(set);
-    if (jwks.some(isPrivate)) return publish(importPrivateSet(set, now), now);
-    const keys = jwks.map((jwk, index) =>
-      aboutKey(index, jwks.length, () => ({ ...importPublic(jwk), ...readTimes(jwk) })),
-    );
-    return publish(keys, now);
-  });
-}
-
 // ## Audit surface: JWE
 // ---------------------
-
-interface CompactJwe {
-  header: JweHeader;
-  aad: Buffer;
-  encryptedKey: Buffer;
-  iv: Buffer;
-  ciphertext: Buffer;
-  tag: Buffer;
-}
 
 /** RFC 7516 §7.1. An IV of 12 octets has 16 characters, a tag of 16 has 22. */
 const COMPACT_JWE = /^([\w-]+)\.([\w-]*)\.([\w-]{16})\.([\w-]*)\.([\w-]{22})$/;
@@ -699,7 +629,7 @@ function parseJweHeader(segment: string): JweHeader | undefined {
 }
 
 /** Everything that can be refused without an RSA operation, but for what only the key knows. */
-function parseJwe(jwe: unknown): CompactJwe {
+function parseJwe(jwe: unknown) {
   const segments = isString(jwe) && jwe.length <= MAX_TOKEN ? COMPACT_JWE.exec(jwe) : null;
   if (!segments) throw new AuthError('malformed');
   const [, first = '', ...others] = segments;
@@ -708,6 +638,8 @@ function parseJwe(jwe: unknown): CompactJwe {
   if (!header || !encryptedKey || !iv || !ciphertext || !tag) throw new AuthError('malformed');
   return { header, aad: Buffer.from(first, 'ascii'), encryptedKey, iv, ciphertext, tag };
 }
+
+type CompactJwe = ReturnType<typeof parseJwe>;
 
 /** The keys a token may be for, the published one first. The encrypted key is exactly as long as the modulus (RFC 8017 §7.1.2). */
 function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: number): DecryptionKey[] {
@@ -762,31 +694,6 @@ async function decryptJwe(jwe: CompactJwe, candidates: readonly DecryptionKey[])
   throw new AuthError('undecryptable', { keyId: jwe.header.kid });
 }
 
-const importedSets = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
-
-/**
- * Decrypts a JWE in compact serialization (RFC 7516 §7.1), RSA-OAEP-256 or RSA-OAEP as the key says, with A256GCM.
- * Calls wait for the process's lanes without a limit: bound them where strangers can cause them.
- * @param keys a private JWK, or a private JWK Set whose unexpired keys are tried
- * @throws AuthError (a rejection) the same for whatever is wrong with the token; KeyError for unsound keys
- */
-export async function compactDecrypt(
-  jwe: string,
-  keys: RsaPrivateJwk | JwkSet,
-): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
-  const now = Date.now() / 1000;
-  // The checks cost milliseconds, and the text says when they are due again.
-  const text = JSON.stringify(keys) ?? '';
-  let known = isObject(keys) ? importedSets.get(keys) : undefined;
-  if (known?.text !== text) {
-    known = { text, keys: about('JWK Set', () => importPrivateSet(keys, now)) };
-    importedSets.set(keys, known);
-  }
-  const parsed = parseJwe(jwe);
-  const [plaintext] = await decryptJwe(parsed, candidateKeys(known.keys, parsed, now));
-  return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
-}
-
 // ## Audit surface: JWS
 // ---------------------
 
@@ -798,15 +705,6 @@ interface VerificationKey {
   algs: readonly BoundAlg[];
   publicKey: KeyObject;
 }
-interface CompactJws {
-  alg: BoundAlg;
-  kid: string | undefined;
-  typ: string | undefined;
-  signingInput: Buffer;
-  payload: Buffer;
-  signature: Buffer;
-}
-
 /** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, `none` and HMAC above all, does not exist. */
 const SIGNATURES = {
   RS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: { padding: constants.RSA_PKCS1_PADDING } },
@@ -890,7 +788,7 @@ function readVerificationKeys(
 
 const COMPACT_JWS = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/; // RFC 7515 §7.1
 
-function parseJws(bytes: Buffer): CompactJws {
+function parseJws(bytes: Buffer) {
   const [, first = '', second = '', third = ''] = COMPACT_JWS.exec(bytes.toString('latin1')) ?? [];
   const [head, payload, signature] = [first, second, third].map(decodeBase64url);
   const header = head && parseObject(head);
@@ -902,6 +800,8 @@ function parseJws(bytes: Buffer): CompactJws {
   if ((kid !== undefined && !isString(kid)) || (typ !== undefined && !isString(typ))) throw new AuthError('signature');
   return { alg, kid, typ, signingInput: Buffer.from(`${first}.${second}`, 'latin1'), payload, signature };
 }
+
+type CompactJws = ReturnType<typeof parseJws>;
 
 /** The keys that the token's kid and alg allow. A token that names no key is verified only where exactly one fits. */
 function fittingKeys(jws: CompactJws, keys: ReadonlyMap<string, VerificationKey>): VerificationKey[] {
@@ -1089,6 +989,66 @@ function judgeToken(token: VerifiedToken, rules: TokenRules, resource: readonly 
 // ## Producing
 // ------------
 
+/**
+ * The key a server would publish now (the newest unexpired one whose `nbf` has come), with public members only.
+ * @param set private or public keys
+ * @throws KeyError when the set holds anything but sound RSA encryption keys
+ */
+export function publicJwks(set: JwkSet | Jwk): JwkSet {
+  const now = Date.now() / 1000;
+  return about('JWK Set', () => {
+    const jwks = listKeys(set);
+    if (jwks.some(isPrivate)) return publish(importPrivateSet(set, now), now);
+    const keys = jwks.map((jwk, index) =>
+      aboutKey(index, jwks.length, () => ({ ...importPublic(jwk), ...readTimes(jwk) })),
+    );
+    return publish(keys, now);
+  });
+}
+
+const oaep = (alg: RsaAlg, key: KeyObject) => ({ key, padding: OAEP_PADDING, oaepHash: OAEP[alg].node });
+const UNSOUND = 'does not decrypt what it encrypts; restore it from a backup or generate a new key';
+
+/** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
+function selfTest(key: DecryptionKey): void {
+  const probe = randomBytes(32);
+  let decrypts = false;
+  try {
+    const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
+    decrypts = privateDecrypt(oaep(key.alg, privateKey), publicEncrypt(oaep(key.alg, key.publicKey), probe)).equals(
+      probe,
+    );
+  } catch {
+    // OpenSSL's text says nothing to a user
+  }
+  check(decrypts, 'inconsistent', UNSOUND);
+}
+
+const importedSets = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
+
+/**
+ * Decrypts a JWE in compact serialization (RFC 7516 §7.1), RSA-OAEP-256 or RSA-OAEP as the key says, with A256GCM.
+ * Calls wait for the process's lanes without a limit: bound them where strangers can cause them.
+ * @param keys a private JWK, or a private JWK Set whose unexpired keys are tried
+ * @throws AuthError (a rejection) the same for whatever is wrong with the token; KeyError for unsound keys
+ */
+export async function compactDecrypt(
+  jwe: string,
+  keys: RsaPrivateJwk | JwkSet,
+): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
+  const now = Date.now() / 1000;
+  // The checks cost milliseconds, and the text says when they are due again.
+  const text = JSON.stringify(keys) ?? '';
+  let known = isObject(keys) ? importedSets.get(keys) : undefined;
+  if (known?.text !== text) {
+    known = { text, keys: about('JWK Set', () => importPrivateSet(keys, now)) };
+    importedSets.set(keys, known);
+  }
+  const parsed = parseJwe(jwe);
+  const [plaintext] = await decryptJwe(parsed, candidateKeys(known.keys, parsed, now));
+  return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
+}
+
 const refuseOptions = (message: string): never => {
   throw new KeyError('option', message);
 };
@@ -1133,7 +1093,7 @@ export async function generateKeyPair(
 }
 
 /** A public key to encrypt to. Whoever holds a private one by mistake must hear of it. */
-function importRecipient(jwk: Jwk): PublicKey {
+function importRecipient(jwk: Jwk) {
   const remedy = "only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)";
   check(!isPrivate(jwk), 'private', `is a private key; ${remedy}`);
   return importPublic(jwk);
@@ -1160,7 +1120,7 @@ export function compactEncrypt(
   const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
   const cek = randomBytes(32);
   const iv = randomBytes(12);
-  const encryptedKey = publicEncrypt(oaep(key, key.publicKey), cek);
+  const encryptedKey = publicEncrypt(oaep(key.alg, key.publicKey), cek);
   const cipher = createCipheriv('aes-256-gcm', cek, iv, { authTagLength: 16 }).setAAD(Buffer.from(aad, 'ascii'));
   const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()]);
   const segments = [encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'));
@@ -1343,17 +1303,16 @@ function warnOfFault(error: unknown): void {
 // -----------
 
 /** The promise's result, or what `late` gives after so many milliseconds. */
-function within<T>(ms: number, promise: Promise<T>, late: () => T): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      try {
-        resolve(late());
-      } catch (error) {
-        reject(error);
-      }
-    }, ms);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+async function within<T>(ms: number, promise: Promise<T>, late: () => T): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
   });
+  try {
+    return await Promise.race([promise, timeout.then(late)]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** What is looked at again and again. */
@@ -1385,29 +1344,19 @@ function tickAll(): void {
   ticking = undefined;
 }
 
-/** Says a failure once when it begins or changes, and once a minute while it lasts. */
-class FailureReport {
-  readonly #code: string;
-  readonly #report: (event: AuthEvent) => void;
-  #message = '';
-  #said = 0;
-  constructor(code: string, report: (event: AuthEvent) => void) {
-    this.#code = code;
-    this.#report = report;
-  }
-
-  say(event: AuthEvent & { message: string }): void {
-    const now = performance.now();
-    if (event.message === this.#message && now - this.#said < 60_000) return;
-    this.#message = event.message;
-    this.#said = now;
-    this.#report(event);
-    warnOnce(this.#code, event.message);
-  }
-
-  over(): void {
-    this.#message = '';
-  }
+type Failure = AuthEvent & { message: string };
+/** Says a failure when it begins or changes, and once a minute while it lasts. Called without one when it is over. */
+function reportFailures(code: string, report: (event: AuthEvent) => void): (failure?: Failure) => void {
+  let message = '';
+  let said = 0;
+  return (failure) => {
+    if (failure && (failure.message !== message || performance.now() - said >= 60_000)) {
+      said = performance.now();
+      report(failure);
+      warnOnce(code, failure.message);
+    }
+    message = failure?.message ?? '';
+  };
 }
 
 const MAX_KEY_FILE = 1_048_576; // octets; four 8192-bit keys have 26,000
@@ -1417,18 +1366,8 @@ const WITHOUT_MODES = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x65735546, 0x786f4256,
 ]);
 
-interface FileState {
-  isFile(): boolean;
-  mode: bigint;
-  size: bigint;
-  mtimeNs: bigint;
-  ctimeNs: bigint;
-  ino: bigint;
-  dev: bigint;
-}
-
 /** What tells one state of a file from another, through a Kubernetes symlink swap as well. Refuses what is no file. */
-function describeFile(path: string, stat: FileState): string {
+function describeFile(path: string, stat: BigIntStats): string {
   const regular = stat.isFile() && stat.size <= MAX_KEY_FILE;
   check(regular, 'unreadable', `${printable(path)}: must be a regular file of at most 1 MiB`);
   if ((stat.mode & 0o004n) !== 0n) warnOfMode(path);
@@ -1495,7 +1434,7 @@ class DecryptionKeys implements Refreshed {
   readonly #path: string | undefined;
   readonly #now: () => number;
   readonly #report: (event: AuthEvent) => void;
-  readonly #failure: FailureReport;
+  readonly #failure: (failure?: Failure) => void;
   /** State of the file that was last read with success. */
   #seen = '';
   /** When the last look began. */
@@ -1507,7 +1446,7 @@ class DecryptionKeys implements Refreshed {
   constructor(source: { keys: unknown } | { path: string }, now: () => number, report: (event: AuthEvent) => void) {
     this.#now = now;
     this.#report = report;
-    this.#failure = new FailureReport('MCP_AUTH_KEY_FILE', report);
+    this.#failure = reportFailures('MCP_AUTH_KEY_FILE', report);
     this.#begun = now();
     this.#path = 'path' in source ? source.path : undefined;
     const place = this.#path === undefined ? 'keys' : printable(this.#path);
@@ -1567,7 +1506,7 @@ class DecryptionKeys implements Refreshed {
     const done = context
       .run(NOBODY, () => this.#reload(path))
       .then((changed) => {
-        this.#failure.over();
+        this.#failure();
         if (changed) this.#report(this.describe(this.#now()));
       })
       .catch((error: unknown) => this.#failed(unreadable(path, error)))
@@ -1579,7 +1518,7 @@ class DecryptionKeys implements Refreshed {
   }
 
   #failed({ code, message }: KeyError): void {
-    this.#failure.say({ type: 'keys.failed', code, message });
+    this.#failure({ type: 'keys.failed', code, message });
   }
 
   #readAtStart(path: string): Jwk[] {
@@ -1630,7 +1569,7 @@ class DecryptionKeys implements Refreshed {
       return { ...key, idle: known.idle };
     }
     const probe = randomBytes(32);
-    const encrypted = publicEncrypt(oaep(key, key.publicKey), probe);
+    const encrypted = publicEncrypt(oaep(key.alg, key.publicKey), probe);
     const decrypts = probe.equals(await inLane(() => unwrapKey(key, encrypted)));
     check(decrypts, 'inconsistent', `${place}: ${UNSOUND}`);
     return key;
@@ -1677,7 +1616,7 @@ class IssuerKeys implements Issuer, Refreshed {
   readonly #source: URL | (() => Promise<unknown>) | undefined;
   readonly #now: () => number;
   readonly #report: (event: AuthEvent) => void;
-  readonly #failure: FailureReport;
+  readonly #failure: (failure?: Failure) => void;
   /** When the last good set was asked for, any set was, and one was for an unknown kid. */
   #fetched = -Infinity;
   #tried = -Infinity;
@@ -1700,7 +1639,7 @@ class IssuerKeys implements Issuer, Refreshed {
     this.#algorithms = algorithms;
     this.#now = now;
     this.#report = report;
-    this.#failure = new FailureReport('MCP_AUTH_ISSUER', report);
+    this.#failure = reportFailures('MCP_AUTH_ISSUER', report);
     if (jwks instanceof URL) this.#source = new URL(jwks);
     else if (typeof jwks === 'function') this.#source = jwks;
     if (this.#source) keepFresh(this);
@@ -1755,7 +1694,7 @@ class IssuerKeys implements Issuer, Refreshed {
         this.keys = keys;
         this.#fetched = now;
         this.#failing = false;
-        this.#failure.over();
+        this.#failure();
         this.#report({ type: 'issuer.fetched', issuer: this.name, durationMs: performance.now() - started });
       })
       .catch((error: unknown) => this.#failed(error, started))
@@ -1781,7 +1720,7 @@ class IssuerKeys implements Issuer, Refreshed {
     const cause = error instanceof KeyError ? error.message : code;
     const message = printable(`The keys of the issuer ${this.name} cannot be read from ${source}: ${cause}`);
     const durationMs = performance.now() - started;
-    this.#failure.say({ type: 'issuer.failed', issuer: this.name, code, message, durationMs });
+    this.#failure({ type: 'issuer.failed', issuer: this.name, code, message, durationMs });
   }
 }
 

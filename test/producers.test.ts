@@ -209,10 +209,11 @@ it('node-jose takes a string for octets: a name beyond Latin-1 is no UTF-8 any m
   assert.deepEqual(plain(await verifier.verifyToken(await seal(Buffer.from(text)))), CLAIMS);
 });
 
-describe('examples/producers/producer.py', async () => {
+const python = await pythonWith('jwcrypto');
+describe('examples/producers/producer.py', () => {
   const file = join(root, 'examples/producers/producer.py');
-  const interpreter = (await pythonWith('jwcrypto'))?.interpreter ?? 'python3';
-  const skip = (await pythonWith('jwcrypto')) || process.env.CI ? false : 'no python3 has jwcrypto';
+  const interpreter = python?.interpreter ?? 'python3';
+  const skip = python || process.env.CI ? false : 'no python3 has jwcrypto';
   const mcp = createMcpHandler(() => {
     const server = new McpServer({ name: 'hello', version: '1.0.0' });
     server.registerTool('whoami', { description: 'Says who is asking' }, () => ({

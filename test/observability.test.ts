@@ -1,5 +1,5 @@
-// What operators copy: a log, metrics, spans and alerts out of the events on node:diagnostics_channel. The packages are the real
-// ones, and nothing in the servers watched here knows of them.
+// What operators copy: a log, metrics, spans and alerts out of the events on node:diagnostics_channel. The packages are
+// the real ones, and nothing in the servers that are watched knows of them.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -205,11 +205,11 @@ describe('examples/observability/prometheus.ts', () => {
     const { privateJwk } = await keyPair('next');
     write(JSON.stringify({ keys: [{ ...(await keyPair()).privateJwk, exp }, privateJwk] }));
     await reached('mcp_auth_next_key_expiry_timestamp_seconds', exp);
-    assert.deepEqual([await value('mcp_auth_keys'), await value('mcp_auth_keys_readable')], [2, 1]);
+    assert.deepEqual([await value('mcp_auth_keys'), await value('mcp_auth_keys_readable', { issuer: '' })], [2, 1]);
     write('{"keys":');
-    await reached('mcp_auth_keys_readable', 0);
+    await reached('mcp_auth_keys_readable', 0, { issuer: '' });
     write(JSON.stringify(await serverKeys()));
-    await reached('mcp_auth_keys_readable', 1);
+    await reached('mcp_auth_keys_readable', 1, { issuer: '' });
     assert.equal(await value('mcp_auth_next_key_expiry_timestamp_seconds'), Infinity);
   });
 
@@ -225,8 +225,8 @@ describe('examples/observability/prometheus.ts', () => {
         { issuer: 'https://down.example', jwks: jwks(down.url) },
       ],
     });
-    await reached('mcp_auth_issuer_up', 1, { issuer: 'https://up.example' });
-    await reached('mcp_auth_issuer_up', 0, { issuer: 'https://down.example' });
+    await reached('mcp_auth_keys_readable', 1, { issuer: 'https://up.example' });
+    await reached('mcp_auth_keys_readable', 0, { issuer: 'https://down.example' });
   });
 });
 
@@ -261,7 +261,7 @@ describe('examples/observability/alerts.yml', () => {
     const named = new Set(rules.flatMap(({ expr }) => expr.match(/\bmcp_auth_\w+/g) ?? []));
     for (const metric of named) assert.ok(register.getSingleMetric(metric), metric);
     assert.ok(named.size > 0);
-    const reasons: RefusalReason[] = ['no_token', 'unknown_key', 'expired', 'not_yet_valid', 'malformed']; // compiled
+    const reasons: RefusalReason[] = ['no_token', 'unknown_key', 'expired', 'malformed']; // compiled
     for (const reason of reasons) assert.ok(text.includes(reason), reason);
   });
 

@@ -1,5 +1,5 @@
-// The libraries that make tokens in the field: what each makes is read here, what the server refuses of it is refused for the
-// reason that the matrix shows, and each that can read tokens reads those made here.
+// The libraries that make tokens in the field: what each makes is read here, what the server refuses of it is refused
+// for the reason that the matrix shows, and each that can read tokens reads those made here.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

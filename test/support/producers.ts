@@ -1,4 +1,4 @@
-// The libraries that make tokens for this server in the field, behind one interface: a list of jobs in, a list of texts out.
+// The libraries that make tokens in the field, behind one interface: a list of jobs in, a list of texts out.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -34,7 +34,7 @@ export interface Producer {
   debian?: string;
   /** The signature algorithms it has of those that the server knows. */
   signs: readonly string[];
-  /** What else it has: reading tokens, compression, defaults that matter for `careless`, a nested token without `cty`. */
+  /** What else it has. `defaults`: some that matter for `careless`. `untyped nesting`: nested tokens without `cty`. */
   has: readonly ('opening' | 'zip' | 'defaults' | 'untyped nesting')[];
   perform(jobs: readonly Job[]): Promise<string[]>;
 }

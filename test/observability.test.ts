@@ -194,7 +194,7 @@ describe('examples/observability/prometheus.ts', () => {
     );
   });
 
-  it('knows when a key expires, and whether the key file can be read', async (t) => {
+  it('knows when a key expires, and counts that the key file cannot be read', async (t) => {
     const { file, write } = await keyFile(t);
     await guard(t, { keyFile: file });
     assert.deepEqual(
@@ -205,28 +205,30 @@ describe('examples/observability/prometheus.ts', () => {
     const { privateJwk } = await keyPair('next');
     write(JSON.stringify({ keys: [{ ...(await keyPair()).privateJwk, exp }, privateJwk] }));
     await reached('mcp_auth_next_key_expiry_timestamp_seconds', exp);
-    assert.deepEqual([await value('mcp_auth_keys'), await value('mcp_auth_keys_readable', { issuer: '' })], [2, 1]);
+    assert.equal(await value('mcp_auth_keys'), 2);
+    assert.equal(await value('mcp_auth_events_total', { type: 'keys.failed' }), 0);
     write('{"keys":');
-    await reached('mcp_auth_keys_readable', 0, { issuer: '' });
+    await reached('mcp_auth_events_total', 1, { type: 'keys.failed' });
     write(JSON.stringify(await serverKeys()));
-    await reached('mcp_auth_keys_readable', 1, { issuer: '' });
-    assert.equal(await value('mcp_auth_next_key_expiry_timestamp_seconds'), Infinity);
+    await reached('mcp_auth_next_key_expiry_timestamp_seconds', Infinity);
+    assert.equal(await value('mcp_auth_keys'), 1);
   });
 
   it('knows which issuer is down', async (t) => {
     const keys = [newPair('ed25519').publicKey.export({ format: 'jwk' })];
     const up = await serve(t, (_req, res) => void res.end(JSON.stringify({ keys })));
-    const down = await serve(t, (_req, res) => void res.writeHead(500).end());
+    const broken = await serve(t, (_req, res) => void res.writeHead(500).end());
     const jwks = (url: string): URL => new URL('/jwks.json', url);
     await guard(t, {
       resource: 'https://mcp.example/mcp',
       trustedIssuers: [
         { issuer: 'https://up.example', jwks: jwks(up.url) },
-        { issuer: 'https://down.example', jwks: jwks(down.url) },
+        { issuer: 'https://down.example', jwks: jwks(broken.url) },
       ],
     });
-    await reached('mcp_auth_keys_readable', 1, { issuer: 'https://up.example' });
-    await reached('mcp_auth_keys_readable', 0, { issuer: 'https://down.example' });
+    await reached('mcp_auth_events_total', 1, { type: 'issuer.fetched', issuer: 'https://up.example' });
+    await reached('mcp_auth_events_total', 1, { type: 'issuer.failed', issuer: 'https://down.example' });
+    assert.equal(await value('mcp_auth_events_total', { type: 'issuer.failed', issuer: 'https://up.example' }), 0);
   });
 });
 

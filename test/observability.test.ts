@@ -2,7 +2,7 @@
 // the real ones, and nothing in the servers that are watched knows of them.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -38,7 +38,10 @@ async function keyFile(scope: Scope): Promise<{ file: string; write: (content: s
   const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
   scope.after(() => rmSync(folder, { recursive: true, force: true }));
   const file = join(folder, 'mcp-private.json');
-  const write = (content: string): void => writeFileSync(file, content, { mode: 0o600 });
+  const write = (content: string): void => {
+    writeFileSync(`${file}.new`, content, { mode: 0o600 });
+    renameSync(`${file}.new`, file); // a look never meets half of it
+  };
   write(JSON.stringify(await serverKeys()));
   return { file, write };
 }

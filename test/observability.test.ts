@@ -87,7 +87,7 @@ describe('examples/observability/pino.ts', () => {
     assert.deepEqual(shown[3]?.slice(0, 2), [LEVELS.debug, 'accepted']);
     const text = JSON.stringify(lines);
     assert.deepEqual([text.includes(token), text.includes('Ada')], [false, false]);
-    assert.equal(lines[0]?.activeKeyId, await kidOf());
+    assert.equal(lines[0]?.keyId, await kidOf());
   });
 
   it('logs as an error that the key file has become unreadable, with what to do', async (t) => {

@@ -29,7 +29,15 @@ const SIGNED_CLAIMS = { ...CLAIMS, iss: ISSUER, aud: AUDIENCE };
 
 /** The columns, in the order in which they are printed, by the table they are in. */
 const ACCEPTED = [...ALGORITHMS, 'no kid, user in `data`', 'signed and encrypted', 'reads tokens made here'];
-const REFUSED = ['its defaults', '`enc` A128CBC-HS256', '`zip` DEF', 'nested without `cty`'];
+/** What is refused, for which reason, and what a library must have to make it. */
+const REFUSALS = [
+  { column: 'its defaults', reason: 'malformed', needed: 'defaults' },
+  { column: '`enc` A128CBC-HS256', reason: 'malformed' },
+  { column: '`zip` DEF', reason: 'malformed', needed: 'zip' },
+  { column: 'the number 2^53', reason: 'unsafe_integer' },
+  { column: 'nested without `cty`', reason: 'signature', needed: 'untyped nesting' },
+] as const;
+const REFUSED = REFUSALS.map(({ column }) => column);
 type Cells = Map<string, string>;
 const matrix = new Map<Producer, Cells>(producers.map((producer) => [producer, new Map()]));
 
@@ -90,6 +98,7 @@ async function jobsFor(producer: Producer): Promise<Map<string, Job>> {
       jobs.set('nested without `cty`', sealing(publicJwk, {}, { claims: SIGNED_CLAIMS, sign }));
   }
   jobs.set('`enc` A128CBC-HS256', sealing(publicJwk, { enc: 'A128CBC-HS256' }));
+  jobs.set('the number 2^53', sealing(publicJwk, {}, { claims: { ...CLAIMS, id: 2 ** 53 } }));
   if (producer.has.includes('zip')) jobs.set('`zip` DEF', sealing(publicJwk, { zip: 'DEF' }));
   if (producer.has.includes('defaults'))
     jobs.set('its defaults', sealing(publicJwk, {}, { key: untyped(publicJwk), careless: true }));
@@ -171,19 +180,20 @@ function holds(producer: Producer): void {
     await refused(verifier.verifyToken(result('made RSA-OAEP-256')), 'signature');
   });
 
-  for (const [column, needed] of [
-    ['its defaults', 'defaults'],
-    ['`enc` A128CBC-HS256', undefined],
-    ['`zip` DEF', 'zip'],
-    ['nested without `cty`', 'untyped nesting'],
-  ] as const) {
-    if (needed && !producer.has.includes(needed)) continue;
+  for (const refusal of REFUSALS) {
+    const { column, reason } = refusal;
+    if ('needed' in refusal && !producer.has.includes(refusal.needed)) continue;
     it(`can make tokens that are refused: ${column}`, async () => {
       const { privateJwk } = await keyPair();
-      const options = needed === 'untyped nesting' ? await signedOnly(issuerKeys) : { keys: privateJwk };
+      const options = reason === 'signature' ? await signedOnly(issuerKeys) : { keys: privateJwk };
       const verification = new JWETokenVerifier(options).verifyToken(result(column));
       note(producer, column, `\`${await outcome(verification)}\``);
-      await refused(verification, needed === 'untyped nesting' ? 'signature' : 'malformed');
+      await assert.rejects(verification, {
+        name: 'AuthError',
+        reason,
+        status: 401,
+        message: 'The access token is invalid',
+      });
     });
   }
 }

@@ -14,9 +14,9 @@ const expiry = new Gauge({ name: 'mcp_auth_next_key_expiry_timestamp_seconds', h
 events.inc({ type: 'failed', reason: 'failed', issuer: '' }, 0); // Prometheus sees no increase from nothing to 1
 
 subscribe('mcp-auth-middleware', (message) => {
-  const { type, reason = '', issuer = '', keyIds = [], nextExpiry = Infinity } = message as AuthEvent;
+  const { type, reason = '', issuer = '', kids = [], nextExpiry = Infinity } = message as AuthEvent;
   events.inc({ type, reason, issuer });
   if (type !== 'keys.loaded') return;
-  count.set(keyIds.length);
+  count.set(kids.length);
   expiry.set(nextExpiry);
 });

@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
 import nodeJose from 'node-jose';
-import { encryptToken, getUser, type Jwk, JWETokenVerifier, type VerifierOptions, withAuth } from 'mcp-auth-middleware';
+import { encryptToken, getUser, type Jwk, JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
 import { type Job, type Producer, producers, pythonWith, type Sealing } from './support/producers.js';
 import { keyPair, outcome, root, run, serve } from './support/support.js';
 import { newPair, refused, untyped } from './support/tokens.js';
@@ -52,11 +52,11 @@ const table = (columns: readonly string[]): string =>
     .concat(producers.map((producer) => rowOf(producer, columns)))
     .join('\n');
 
-/** Notes what was measured, whatever a test thinks of it: nothing in the matrix was only expected. Several add up. */
+/** Notes what was measured, whatever a test thinks of it: nothing in the matrix is only expected. Several add up. */
 function note(producer: Producer, column: string, shown: string): void {
   const cells = matrix.get(producer);
-  const before = cells?.get(column);
-  cells?.set(column, before === undefined || before === shown ? shown : `${before}, ${shown}`);
+  const notes = new Set(cells?.get(column)?.split(', ')).add(shown);
+  cells?.set(column, [...notes].join(', '));
 }
 
 // ## The jobs
@@ -93,7 +93,10 @@ async function jobsFor(producer: Producer): Promise<Map<string, Job>> {
   }
   for (const { alg, privateJwk } of issuerKeys.filter((key) => producer.signs.includes(key.alg))) {
     const sign = { key: untyped<Jwk>(privateJwk), header: { alg, kid: alg } };
-    jobs.set(`signed ${alg}`, sealing(publicJwk, { cty: 'JWT' }, { claims: SIGNED_CLAIMS, sign }));
+    for (const encryption of ALGORITHMS) {
+      const recipient = (await keyPair('server', encryption)).publicJwk;
+      jobs.set(`signed ${alg} ${encryption}`, sealing(recipient, { cty: 'JWT' }, { claims: SIGNED_CLAIMS, sign }));
+    }
     if (producer.has.includes('untyped nesting') && alg === 'RS256')
       jobs.set('nested without `cty`', sealing(publicJwk, {}, { claims: SIGNED_CLAIMS, sign }));
   }
@@ -105,17 +108,92 @@ async function jobsFor(producer: Producer): Promise<Map<string, Job>> {
   return jobs;
 }
 
-/** A server that accepts what the first issuers' key, or all but one, has signed. */
-async function signedOnly(keys: typeof issuerKeys): Promise<VerifierOptions> {
-  const { privateJwk } = await keyPair();
+/** A server that accepts what one of these keys of the issuer has signed. */
+async function signedOnly(
+  keys = issuerKeys,
+  alg: (typeof ALGORITHMS)[number] = 'RSA-OAEP-256',
+): Promise<JWETokenVerifier> {
+  const { privateJwk } = await keyPair('server', alg);
   const jwks = { keys: keys.map((key) => untyped<Jwk>(key.publicJwk)) };
-  return { keys: privateJwk, trustedIssuers: [{ issuer: ISSUER, jwks }], audience: AUDIENCE };
+  return new JWETokenVerifier({ keys: privateJwk, trustedIssuers: [{ issuer: ISSUER, jwks }], audience: AUDIENCE });
 }
 
 const plain = (user: unknown): unknown => JSON.parse(JSON.stringify(user)); // claims have no prototype
 
 // ## The tests
 // ------------
+
+type Result = (name: string) => string;
+
+function holdsEncrypted(producer: Producer, result: Result, alg: (typeof ALGORITHMS)[number]): void {
+  it(`makes tokens that are accepted: ${alg}`, async () => {
+    const { privateJwk } = await keyPair('server', alg);
+    const verification = new JWETokenVerifier({ keys: privateJwk }).verifyToken(result(`made ${alg}`));
+    note(producer, alg, await outcome(verification));
+    assert.deepEqual(plain(await verification), CLAIMS);
+  });
+  it(`makes the tokens of older servers, without kid and with the user in data: ${alg}`, async () => {
+    const { privateJwk } = await keyPair('server', alg);
+    const verifier = new JWETokenVerifier({ keys: privateJwk, claimsMember: 'data' });
+    const verification = verifier.verifyToken(result(`nameless ${alg}`));
+    note(producer, 'no kid, user in `data`', await outcome(verification));
+    assert.deepEqual(plain(await verification), CLAIMS);
+    const [header = ''] = result(`nameless ${alg}`).split('.');
+    assert.equal(JSON.parse(Buffer.from(header, 'base64url').toString()).kid, undefined);
+  });
+  it(`makes tokens that a key for the other algorithm refuses: ${alg}`, async () => {
+    const { privateJwk } = await keyPair('server', alg);
+    const other = ALGORITHMS.find((name) => name !== alg) ?? alg;
+    const verifier = new JWETokenVerifier({ keys: { ...privateJwk, alg: other } });
+    await refused(verifier.verifyToken(result(`made ${alg}`)), 'malformed');
+  });
+  if (!producer.has.includes('opening')) return;
+  it(`reads tokens made here: ${alg}`, () => {
+    const { iat, ...claims } = JSON.parse(result(`opened ${alg}`));
+    assert.deepEqual(claims, CLAIMS);
+    assert.equal(typeof iat, 'number');
+    note(producer, 'reads tokens made here', alg);
+  });
+}
+
+function holdsSigned(producer: Producer, result: Result, issuerKey: (typeof issuerKeys)[number]): void {
+  const { alg } = issuerKey;
+  for (const encryption of ALGORITHMS) {
+    it(`signs tokens that are accepted: ${alg} in ${encryption}`, async () => {
+      const token = result(`signed ${alg} ${encryption}`);
+      const authentication = (await signedOnly(issuerKeys, encryption)).authenticate(token);
+      const ended = await outcome(authentication);
+      note(producer, 'signed and encrypted', ended === 'accepted' ? alg : `${alg} in ${encryption} ${ended}`);
+      const auth = await authentication;
+      assert.deepEqual([plain(auth.user), auth.signed, auth.issuer], [SIGNED_CLAIMS, true, ISSUER]);
+      const otherKeys = issuerKeys.filter((key) => key !== issuerKey);
+      await refused((await signedOnly(otherKeys, encryption)).verifyToken(token), 'signature');
+    });
+  }
+  it(`signs tokens that a server without issuers does not read unverified: ${alg}`, async () => {
+    const { privateJwk } = await keyPair();
+    const verifier = new JWETokenVerifier({ keys: privateJwk });
+    await refused(verifier.verifyToken(result(`signed ${alg} RSA-OAEP-256`)), 'signature');
+  });
+}
+
+function holdsRefusals(producer: Producer, result: Result): void {
+  it('makes unsigned tokens that a server with issuers refuses', async () => {
+    await refused((await signedOnly()).verifyToken(result('made RSA-OAEP-256')), 'signature');
+  });
+  for (const refusal of REFUSALS) {
+    const { column, reason } = refusal;
+    if ('needed' in refusal && !producer.has.includes(refusal.needed)) continue;
+    it(`can make tokens that are refused: ${column}`, async () => {
+      const { privateJwk } = await keyPair();
+      const verifier = reason === 'signature' ? await signedOnly() : new JWETokenVerifier({ keys: privateJwk });
+      const verification = verifier.verifyToken(result(column));
+      note(producer, column, `\`${await outcome(verification)}\``);
+      const message = 'The access token is invalid';
+      await assert.rejects(verification, { name: 'AuthError', reason, status: 401, message });
+    });
+  }
+}
 
 function holds(producer: Producer): void {
   const results = new Map<string, string>();
@@ -125,77 +203,9 @@ function holds(producer: Producer): void {
     for (const [index, name] of [...jobs.keys()].entries()) results.set(name, made[index] ?? '');
   });
   const result = (name: string): string => results.get(name) ?? assert.fail(`no result ${name}`);
-
-  for (const alg of ALGORITHMS) {
-    it(`makes tokens that are accepted: ${alg}`, async () => {
-      const { privateJwk } = await keyPair('server', alg);
-      const verification = new JWETokenVerifier({ keys: privateJwk }).verifyToken(result(`made ${alg}`));
-      note(producer, alg, await outcome(verification));
-      assert.deepEqual(plain(await verification), CLAIMS);
-    });
-    it(`makes the tokens of older servers, without kid and with the user in data: ${alg}`, async () => {
-      const { privateJwk } = await keyPair('server', alg);
-      const verifier = new JWETokenVerifier({ keys: privateJwk, claimsMember: 'data' });
-      const verification = verifier.verifyToken(result(`nameless ${alg}`));
-      note(producer, 'no kid, user in `data`', await outcome(verification));
-      assert.deepEqual(plain(await verification), CLAIMS);
-      const [header = ''] = result(`nameless ${alg}`).split('.');
-      assert.equal(JSON.parse(Buffer.from(header, 'base64url').toString()).kid, undefined);
-    });
-    it(`makes tokens that a key for the other algorithm refuses: ${alg}`, async () => {
-      const { privateJwk } = await keyPair('server', alg);
-      const other = ALGORITHMS.find((name) => name !== alg) ?? alg;
-      const verifier = new JWETokenVerifier({ keys: { ...privateJwk, alg: other } });
-      await refused(verifier.verifyToken(result(`made ${alg}`)), 'malformed');
-    });
-    if (producer.has.includes('opening')) {
-      it(`reads tokens made here: ${alg}`, () => {
-        const { iat, ...claims } = JSON.parse(result(`opened ${alg}`));
-        assert.deepEqual(claims, CLAIMS);
-        assert.equal(typeof iat, 'number');
-        note(producer, 'reads tokens made here', alg);
-      });
-    }
-  }
-
-  for (const issuerKey of issuerKeys.filter(({ alg }) => producer.signs.includes(alg))) {
-    const { alg } = issuerKey;
-    it(`signs tokens that are accepted: ${alg}`, async () => {
-      const authentication = new JWETokenVerifier(await signedOnly(issuerKeys)).authenticate(result(`signed ${alg}`));
-      const ended = await outcome(authentication);
-      note(producer, 'signed and encrypted', ended === 'accepted' ? alg : `${alg} ${ended}`);
-      const auth = await authentication;
-      assert.deepEqual([plain(auth.user), auth.signed, auth.issuer], [SIGNED_CLAIMS, true, ISSUER]);
-      const others = await signedOnly(issuerKeys.filter((key) => key !== issuerKey));
-      await refused(new JWETokenVerifier(others).verifyToken(result(`signed ${alg}`)), 'signature');
-    });
-    it(`signs tokens that a server without issuers does not read unverified: ${alg}`, async () => {
-      const { privateJwk } = await keyPair();
-      await refused(new JWETokenVerifier({ keys: privateJwk }).verifyToken(result(`signed ${alg}`)), 'signature');
-    });
-  }
-
-  it('makes unsigned tokens that a server with issuers refuses', async () => {
-    const verifier = new JWETokenVerifier(await signedOnly(issuerKeys));
-    await refused(verifier.verifyToken(result('made RSA-OAEP-256')), 'signature');
-  });
-
-  for (const refusal of REFUSALS) {
-    const { column, reason } = refusal;
-    if ('needed' in refusal && !producer.has.includes(refusal.needed)) continue;
-    it(`can make tokens that are refused: ${column}`, async () => {
-      const { privateJwk } = await keyPair();
-      const options = reason === 'signature' ? await signedOnly(issuerKeys) : { keys: privateJwk };
-      const verification = new JWETokenVerifier(options).verifyToken(result(column));
-      note(producer, column, `\`${await outcome(verification)}\``);
-      await assert.rejects(verification, {
-        name: 'AuthError',
-        reason,
-        status: 401,
-        message: 'The access token is invalid',
-      });
-    });
-  }
+  for (const alg of ALGORITHMS) holdsEncrypted(producer, result, alg);
+  for (const key of issuerKeys.filter(({ alg }) => producer.signs.includes(alg))) holdsSigned(producer, result, key);
+  holdsRefusals(producer, result);
 }
 
 for (const producer of producers) {

@@ -238,9 +238,9 @@ export interface AuthEvent {
   readonly missing?: readonly string[];
   /** `kid` of the server's key: the token's, or the one that is published now (`keys.loaded`, `keys.active`). */
   readonly keyId?: string;
-  /** Every `kid` of the set that was loaded. */
+  /** Every `kid` of the server's unexpired keys. */
   readonly kids?: readonly string[];
-  /** NumericDate at which the next of the loaded keys expires. */
+  /** NumericDate at which the next of them expires. */
   readonly nextExpiry?: number;
   readonly issuer?: string;
   readonly anonymous?: boolean;
@@ -363,7 +363,7 @@ function about<T>(place: string, act: () => T): T {
 // ## Lanes
 // --------
 
-/** How many RSA operations run at once: one per process, for the thread pool is the process's; one thread stays free. */
+/** How many RSA operations run at once. One limit per process, as the thread pool is; one thread stays free. */
 const LANES = ((): number => {
   const setting = process.env['UV_THREADPOOL_SIZE'];
   const pool = setting === undefined ? 4 : Math.min(1024, Number.parseInt(setting, 10) || 1); // as libuv reads it
@@ -389,8 +389,8 @@ async function inLane<T>(task: () => Promise<T>): Promise<T> {
 // -----------------------
 //
 // Everything between a stranger's bytes and "this is the user". The steps of a new token, in this order:
-//   1. parseJwe       form, sizes and canonical base64url of the compact JWE, its header by allow-list (RFC 7516 §7.1, §4)
-//   2. candidateKeys  the server's unexpired keys that its kid and alg allow (RFC 8725 §3.1: the key says its algorithm)
+//   1. parseJwe       form, sizes, canonical base64url; the header by allow-list (RFC 7516 §7.1, §4)
+//   2. candidateKeys  unexpired keys that its kid and alg allow (RFC 8725 §3.1: the key says its algorithm)
 //   3. decryptJwe     RSA-OAEP, then A256GCM with a random CEK where RSA gave none (RFC 7516 §5.2, §11.5)
 //   4. isNested       which level the token is of; the other one is refused (RFC 7519 §5.2)
 //   5. parseJws, pickIssuer, verifyNested   where issuers are trusted: the issuer by iss, its key by kid, the signature
@@ -552,7 +552,7 @@ function readTimes(jwk: Jwk): { start: number; exp: number } {
   return { start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity };
 }
 
-/** OpenSSL loads a key with a foreign d, or CRT members that do not belong together; such a key leaks or fails at work. */
+/** OpenSSL loads a key whose d or CRT members do not belong to it; such a key leaks or fails at work. */
 function importPrivate(jwk: Jwk): DecryptionKey {
   check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const known = importPublic(jwk, ['decrypt', 'unwrapKey']);
@@ -597,7 +597,7 @@ function importPrivateSet(set: unknown, now: number): DecryptionKey[] {
   return keys;
 }
 
-/** The newest unexpired key whose time has come; when none has (a clock behind the generator's), the one that comes first. */
+/** The newest unexpired key whose time has come; when none has (a clock that is behind), the one that comes first. */
 function activeKey<K extends { start: number; exp: number }>(keys: readonly K[], now: number): K | undefined {
   const usable = keys.filter((key) => now < key.exp);
   const [newest] = usable.filter((key) => key.start <= now).sort((a, b) => b.start - a.start);
@@ -641,7 +641,7 @@ function parseJwe(jwe: unknown) {
 
 type CompactJwe = ReturnType<typeof parseJwe>;
 
-/** The keys a token may be for, the published one first. The encrypted key is exactly as long as the modulus (RFC 8017 §7.1.2). */
+/** The keys a token may be for, the published one first. The modulus gives the length (RFC 8017 §7.1.2). */
 function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: number): DecryptionKey[] {
   const { kid, alg } = jwe.header;
   const active = activeKey(keys, now);
@@ -705,7 +705,7 @@ interface VerificationKey {
   algs: readonly BoundAlg[];
   publicKey: KeyObject;
 }
-/** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, `none` and HMAC above all, does not exist. */
+/** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, such as `none`, is not. */
 const SIGNATURES = {
   RS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: { padding: constants.RSA_PKCS1_PADDING } },
   PS256: {
@@ -764,7 +764,7 @@ function importVerificationKey(jwk: Jwk, algorithms: readonly SignatureAlg[] | u
   }
 }
 
-/** The usable keys of an issuer's set by id. Foreign, encryption and unsound keys are skipped; a refusal says why each was. */
+/** The usable keys of an issuer's set by id. Foreign, encryption and unsound keys are skipped; a refusal says why. */
 function readVerificationKeys(
   set: unknown,
   algorithms: readonly SignatureAlg[] | undefined,
@@ -824,7 +824,7 @@ function verifySignature(jws: CompactJws, key: VerificationKey): boolean {
 // ## Audit surface: claims
 // ------------------------
 
-/** A frozen copy without prototypes; refused beyond 32 levels or 1,000 values, or with a number that JSON cannot carry exactly. */
+/** A frozen copy without prototypes. At most 32 levels, 1,000 values, and numbers that stay what they were. */
 function freezeJson(value: unknown, budget: { nodes: number }, depth = 1): unknown {
   budget.nodes -= 1;
   if (budget.nodes < 0) throw new AuthError('claims');
@@ -887,7 +887,7 @@ interface VerifiedToken {
   readonly signer: { readonly issuer: Issuer; readonly keyId: string } | undefined;
 }
 
-/** Which level the token is of. Neither reads the other's: not the unsigned where issuers are trusted, nor the signed unverified. */
+/** The level of the token. Neither reads the other's: no unsigned where issuers are trusted, no signed unverified. */
 function isNested(header: JweHeader, issuers: ReadonlyMap<string, Issuer>): boolean {
   const nested = /^jwt$/i.test(header.cty ?? ''); // RFC 7519 §5.2
   if (nested !== issuers.size > 0) throw new AuthError('signature');
@@ -959,7 +959,8 @@ function judgeTimes({ exp, nbf, iat }: AuthUser, rules: TokenRules, now: number)
   const { clockTolerance, maxTokenAge, requireExp } = rules;
   if (requireExp && exp === undefined) throw new AuthError('claims');
   if (maxTokenAge !== undefined && iat === undefined) throw new AuthError('claims');
-  if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired'); // "on or after" (RFC 7519 §4.1.4)
+  // "On or after" (RFC 7519 §4.1.4).
+  if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired');
   if (exp !== undefined && iat !== undefined && exp <= iat) throw new AuthError('claims');
   if (nbf !== undefined && now < nbf - clockTolerance) throw new AuthError('not_yet_valid');
   if (iat !== undefined && now < iat - clockTolerance) throw new AuthError('not_yet_valid');
@@ -1077,7 +1078,7 @@ export async function generateKeyPair(
   const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
   check([2048, 3072, 4096].includes(modulusLength), 'option', 'modulusLength must be 2048, 3072 or 4096');
   check(isRsaAlg(alg), 'option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
-  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
+  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector.
   const { privateKey } = await generateRsaPair('rsa', {
     modulusLength,
     publicExponent: 65537,
@@ -1151,7 +1152,7 @@ function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
 
 const signOffThread = promisify(sign);
 
-/** Signs off the event loop and checks the result: a private key whose public members are another's must not go unnoticed. */
+/** Signs off the event loop and verifies: a private key whose public members are another's must not go unnoticed. */
 async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<string> {
   const { key, alg } = about('sign.key', () => {
     const { kty, n, e, crv, x, y, kid, alg: own } = jwk;
@@ -1186,8 +1187,8 @@ function encodeClaims(claims: object): Buffer {
     readClaims(payload);
   } catch {
     throw new TypeError(
-      'No server takes these claims: iss, sub and jti are strings, aud a string or strings, exp, nbf and iat numbers; ' +
-        'integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
+      'No server takes these claims: iss, sub and jti are strings, aud a string or strings, exp, nbf and iat ' +
+        'numbers; integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
     );
   }
   return payload;
@@ -1205,8 +1206,8 @@ export interface EncryptTokenOptions {
  * Mints a token as a producer does: claims, encrypted to the server's public key, and signed before that with `sign`.
  * Sets `iat`, `exp` and `kid`, and with `sign` also `iss` and `aud`; claims given win.
  * @param recipient a public key, or a JWK Set: of that, the key that is published now
- * @throws KeyError for an unsound or private recipient, an unsound signing key or an unknown option; TypeError for claims
- * that no server would take
+ * @throws KeyError for an unsound or private recipient, an unsound signing key or an unknown option; TypeError for
+ * claims that no server would take
  */
 export async function encryptToken(
   claims: object,
@@ -1424,7 +1425,7 @@ function codeOf(error: unknown): string {
   return error instanceof Error ? error.name : 'unknown';
 }
 
-/** The one look at a key file under way in this process: four that hang would take the whole thread pool, RSA with it. */
+/** The one look at a key file under way in this process: four that hang would take the thread pool, RSA with it. */
 let look: { owner: object; began: number; done: Promise<void> } | undefined;
 
 /** The server's private keys: all decrypt until they expire, one is published. A file is looked at once a second. */
@@ -1440,6 +1441,7 @@ class DecryptionKeys implements Refreshed {
   /** When the last look began. */
   #begun: number;
   #active: string | undefined;
+  #nextExpiry = Infinity;
   #catchingUp: Promise<void> | undefined;
 
   /** Throws unless there is a usable key: a server without one must not start. */
@@ -1459,7 +1461,7 @@ class DecryptionKeys implements Refreshed {
     if (this.#path !== undefined || keys.length > 1 || keys.some(({ exp }) => exp !== Infinity)) keepFresh(this);
   }
 
-  /** What a request waits for: a process that was frozen, or whose clock was set, looks first. A second at most, and not while a look hangs. */
+  /** What a request waits for, 1 s at most: a process that was frozen or whose clock was set looks first. */
   catchUp(now: number): Promise<void> | undefined {
     if (this.#path === undefined) return undefined;
     if (this.#catchingUp) return this.#catchingUp;
@@ -1472,11 +1474,10 @@ class DecryptionKeys implements Refreshed {
 
   tick(): void {
     const now = this.#now();
-    const active = activeKey(this.keys, now)?.kid;
-    if (active !== this.#active) {
-      this.#active = active;
-      this.#report({ type: 'keys.active', ...(active !== undefined && { keyId: active }) });
-    }
+    const before = this.#active;
+    this.#active = activeKey(this.keys, now)?.kid;
+    if (this.#active !== before) this.#report({ ...this.describe(now), type: 'keys.active' });
+    else if (now >= this.#nextExpiry) this.#report(this.describe(now));
     if (this.#path === undefined) return;
     if (!look) void this.#look(this.#path);
     else if (look.owner === this && performance.now() - look.began > 5000) {
@@ -1485,13 +1486,15 @@ class DecryptionKeys implements Refreshed {
     }
   }
 
+  /** The keys in use. Said again when one expires, so that a listener always knows which is next. */
   describe(now: number): AuthEvent {
-    const next = Math.min(...this.keys.map(({ exp }) => exp).filter((exp) => exp > now));
+    const unexpired = this.keys.filter(({ exp }) => exp > now);
+    const nextExpiry = (this.#nextExpiry = Math.min(...unexpired.map(({ exp }) => exp)));
     return {
       type: 'keys.loaded',
-      kids: Object.freeze(this.keys.map(({ kid }) => kid)),
+      kids: Object.freeze(unexpired.map(({ kid }) => kid)),
       ...(this.#active !== undefined && { keyId: this.#active }),
-      ...(next !== Infinity && { nextExpiry: next }),
+      ...(nextExpiry !== Infinity && { nextExpiry }),
     };
   }
 
@@ -1838,7 +1841,7 @@ function importIssuers(
 // ## Verifier
 // -----------
 
-/** Least recently used entries with owners. An owner of more than `share` gives up its own oldest before anyone else loses one. */
+/** Least recently used entries with owners. Who owns more than `share` gives up the oldest before others lose one. */
 class OwnedCache<V> {
   readonly #entries = new Map<string, { owner: string; value: V; octets: number }>();
   readonly #owned = new Map<string, Set<string>>();
@@ -1907,7 +1910,7 @@ class Sessions {
 const sortMembers = (_name: string, value: unknown): unknown =>
   isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value;
 
-/** Who sessions and places in the cache belong to: (signed, iss, sub), or without any sub the claims that a refreshed token keeps. */
+/** Whose a session is: (signed, iss, outer sub, sub), or without any sub the claims that a refreshed token keeps. */
 function principalOf({ auth: { user, signed }, claims }: VerifiedToken): string {
   const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
   const nameless = claims.sub === undefined && user.sub === undefined;
@@ -2142,7 +2145,7 @@ export class JWETokenVerifier {
     return publish(verifier.keys.keys, verifier.now());
   }
 
-  /** For a readiness probe: there is an unexpired decryption key, and with issuers at least one usable set of theirs. */
+  /** For a readiness probe: there is an unexpired decryption key, and with issuers at least one usable set. */
   isReady(): boolean {
     return verifierOf(this).isReady();
   }
@@ -2155,24 +2158,98 @@ function verifierOf(verifier: JWETokenVerifier): Verifier {
 // ## Decision
 // -----------
 
-/** What a request is decided on, whatever server it came through. */
-interface Head {
+/** A request of Node or of an emulation, as far as it is like one. */
+interface RequestLike {
+  method?: unknown;
+  url?: unknown;
+  originalUrl?: unknown;
+  headers?: unknown;
+  rawHeaders?: unknown;
+  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown } | null;
+  auth?: AuthInfo | undefined;
+}
+
+/** What a request is decided on: what the handler sees. Where the host has `rawHeaders`, they only count. */
+class NodeHead {
   readonly method: string;
   /** Raw, without the query. */
   readonly path: string;
   /** `:authority` of HTTP/2, else Host. */
   readonly host: string | undefined;
   /** What the client's next request comes on, too. */
-  readonly socket: object | undefined;
+  readonly socket: RequestLike['socket'];
   /** More fields than some Node versions show the handler. */
   readonly hasTooManyFields: boolean;
+  readonly #headers: Record<string, unknown>;
+  readonly #rawHeaders: readonly unknown[];
+
+  constructor(req: RequestLike) {
+    const { method, headers, rawHeaders, socket } = req;
+    const original = Object.hasOwn(req, 'originalUrl') ? req.originalUrl : undefined; // never one that is inherited
+    const target = isString(original) ? original : isString(req.url) ? req.url : '';
+    const query = target.indexOf('?');
+    this.method = isString(method) ? method : '';
+    this.path = query < 0 ? target : target.slice(0, query);
+    this.#headers = isObject(headers) ? headers : {};
+    this.#rawHeaders = Array.isArray(rawHeaders) ? rawHeaders : [];
+    this.hasTooManyFields = this.#rawHeaders.length > 2000;
+    this.host = this.field(':authority') ?? this.field('host');
+    this.socket = socket;
+  }
+
   /** Came over an unencrypted connection from this machine: from a proxy, or from a browser here. */
-  readonly isLocal: boolean;
+  get isLocal(): boolean {
+    const { encrypted, localAddress } = this.socket ?? {};
+    return !encrypted && isString(localAddress) && /^(?:::ffff:)?127\.|^::1$/.test(localAddress);
+  }
+
   /** A field as the handler sees it. */
-  field(name: string): string | undefined;
+  field(name: string): string | undefined {
+    const value = Object.hasOwn(this.#headers, name) ? this.#headers[name] : undefined;
+    return value === undefined || isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
+  }
+
   /** Whether the client sent the field more than once, whatever became of that. */
-  isRepeated(name: string): boolean;
+  isRepeated(name: string): boolean {
+    const value = this.#headers[name];
+    if (Array.isArray(value) && value.length > 1) return true;
+    let count = 0;
+    for (let at = 0; at < this.#rawHeaders.length; at += 2) {
+      const field = this.#rawHeaders[at];
+      if (isString(field) && field.length === name.length && field.toLowerCase() === name) count += 1;
+    }
+    return count > 1;
+  }
 }
+
+/** The platform has normalised the path and joined duplicate fields: joined tokens are no token, joined ids no id. */
+class FetchHead {
+  readonly method: string;
+  readonly path: string;
+  readonly host: string | undefined;
+  readonly socket: undefined;
+  readonly hasTooManyFields = false;
+  readonly isLocal = false;
+  readonly #headers: Headers;
+
+  constructor({ method, url, headers }: Request) {
+    const { pathname, host } = new URL(url);
+    this.method = method;
+    this.path = pathname;
+    this.host = headers.get('host') ?? host;
+    this.#headers = headers;
+  }
+
+  field(name: string): string | undefined {
+    return this.#headers.get(name) ?? undefined;
+  }
+
+  isRepeated(): boolean {
+    return false;
+  }
+}
+type Head = NodeHead | FetchHead;
+
 interface Answer {
   status: number;
   headers: Record<string, string>;
@@ -2232,7 +2309,7 @@ const PREFLIGHT_HEADERS = [
   'mcp-name',
 ];
 
-/** RFC 6750 §2.1: the scheme in any case. Undefined for another scheme; what follows Bearer is judged as a token, whatever it is. */
+/** RFC 6750 §2.1: the scheme in any case. Undefined for another scheme; what follows Bearer is judged as a token. */
 function readBearer(field: string): string | undefined {
   const scheme = /^bearer(?: +|(?![!#$%&'*+.^_`|~0-9a-z-]))/i.exec(field);
   return scheme ? field.slice(scheme[0].length) : undefined;
@@ -2406,7 +2483,7 @@ class Policy {
     return decision;
   }
 
-  /** Against DNS rebinding: a page that makes its own name point here is same-origin for its browser, and a GET has no Origin. */
+  /** Against DNS rebinding: a page whose name now points here is same-origin for its browser; a GET has no Origin. */
   #checkOrigin(head: Head): void {
     if (head.hasTooManyFields) throw new AuthError('too_many_fields');
     if (head.isRepeated('host') || head.isRepeated('origin')) throw new AuthError('duplicate_field');
@@ -2509,8 +2586,8 @@ class Policy {
   }
 
   /**
-   * RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. None for a
-   * missing claim: an OAuth client would ask its server for a scope of that name, and never get through.
+   * RFC 6750 §3, RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. None for
+   * a missing claim: an OAuth client would ask its server for a scope of that name, and never get through.
    */
   #challenge({ code, reason, message, missingScopes }: AuthError): string | undefined {
     const token = code === 'invalid_token' || reason === 'duplicate_token';
@@ -2525,10 +2602,11 @@ class Policy {
     return `Bearer ${list.join(', ')}`.trimEnd();
   }
 
-  /** On every answer, refusals too: a page must be able to read why. Credentials are never allowed: the token is explicit. */
+  /** On every answer, refusals too: a page must be able to read why. Never Allow-Credentials: the token is explicit. */
   #headers(head: Head): Record<string, string> {
     const { cors } = this.#options;
-    const ownField = this.#tokenHeader !== 'authorization'; // which no shared cache knows to hold a token (RFC 9111 §3.5)
+    // No shared cache knows that another field holds a token (RFC 9111 §3.5).
+    const ownField = this.#tokenHeader !== 'authorization';
     if (!cors) return ownField ? { vary: this.#tokenHeader } : NO_HEADERS;
     const open = this.#origins.has('*');
     const origin = open ? '*' : head.field('origin');
@@ -2612,7 +2690,7 @@ export function getAuth(req?: object): Auth | undefined {
  * requests. `T` lets `{ authInfo: getAuthInfo() }` compile under exactOptionalPropertyTypes.
  * @throws KeyError as {@link getUser}
  */
-export function getAuthInfo<T extends AuthInfo | undefined = AuthInfo | undefined>(req?: object): T {
+export function getAuthInfo<T extends Partial<AuthInfo> | undefined = AuthInfo | undefined>(req?: object): T {
   return describeAuth(contextOf(req)) as T;
 }
 
@@ -2674,8 +2752,8 @@ const WITH_CALLBACKS = [
 
 /**
  * The context of one request or answer. Listeners would be called in the socket's context and callbacks in the
- * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives the
- * request. Private fields: whoever logs `req` logs no token.
+ * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives
+ * the request. Private fields: whoever logs `req` logs no token.
  */
 class Binding {
   #context: RequestContext;
@@ -2784,16 +2862,6 @@ function findFields(headers: unknown, name: string): unknown[] {
 type NodeRequest = IncomingMessage | Http2ServerRequest;
 type NodeResponse = ServerResponse | Http2ServerResponse;
 
-/** A request of Node or of an emulation, as far as it is like one. */
-interface RequestLike {
-  method?: unknown;
-  url?: unknown;
-  originalUrl?: unknown;
-  headers?: unknown;
-  rawHeaders?: unknown;
-  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown } | null;
-  auth?: AuthInfo | undefined;
-}
 interface ResponseLike {
   headersSent?: boolean;
   destroyed?: boolean;
@@ -2805,79 +2873,6 @@ interface ResponseLike {
   end(): unknown;
   end(body: string): unknown;
   destroy?(): unknown;
-}
-
-/** One source: what the handler sees. Where the host has `rawHeaders`, they only count. */
-class NodeHead implements Head {
-  readonly method: string;
-  readonly path: string;
-  readonly host: string | undefined;
-  readonly socket: object | undefined;
-  readonly hasTooManyFields: boolean;
-  readonly #headers: Record<string, unknown>;
-  readonly #rawHeaders: readonly unknown[];
-
-  constructor(req: RequestLike) {
-    const { method, headers, rawHeaders, socket } = req;
-    const original = Object.hasOwn(req, 'originalUrl') ? req.originalUrl : undefined; // never one that is inherited
-    const target = isString(original) ? original : isString(req.url) ? req.url : '';
-    const query = target.indexOf('?');
-    this.method = isString(method) ? method : '';
-    this.path = query < 0 ? target : target.slice(0, query);
-    this.#headers = isObject(headers) ? headers : {};
-    this.#rawHeaders = Array.isArray(rawHeaders) ? rawHeaders : [];
-    this.hasTooManyFields = this.#rawHeaders.length > 2000;
-    this.host = this.field(':authority') ?? this.field('host');
-    this.socket = socket ?? undefined;
-  }
-
-  get isLocal(): boolean {
-    const { encrypted, localAddress } = (this.socket ?? {}) as NonNullable<RequestLike['socket']>;
-    return !encrypted && isString(localAddress) && /^(?:::ffff:)?127\.|^::1$/.test(localAddress);
-  }
-
-  field(name: string): string | undefined {
-    const value = Object.hasOwn(this.#headers, name) ? this.#headers[name] : undefined;
-    return value === undefined || isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
-  }
-
-  isRepeated(name: string): boolean {
-    const value = this.#headers[name];
-    if (Array.isArray(value) && value.length > 1) return true;
-    let count = 0;
-    for (let at = 0; at < this.#rawHeaders.length; at += 2) {
-      const field = this.#rawHeaders[at];
-      if (isString(field) && field.length === name.length && field.toLowerCase() === name) count += 1;
-    }
-    return count > 1;
-  }
-}
-
-/** The platform has normalised the path and joined duplicate fields: joined tokens are no token, joined ids no id. */
-class FetchHead implements Head {
-  readonly method: string;
-  readonly path: string;
-  readonly host: string | undefined;
-  readonly socket = undefined;
-  readonly hasTooManyFields = false;
-  readonly isLocal = false;
-  readonly #headers: Headers;
-
-  constructor({ method, url, headers }: Request) {
-    const { pathname, host } = new URL(url);
-    this.method = method;
-    this.path = pathname;
-    this.host = headers.get('host') ?? host;
-    this.#headers = headers;
-  }
-
-  field(name: string): string | undefined {
-    return this.#headers.get(name) ?? undefined;
-  }
-
-  isRepeated(): boolean {
-    return false;
-  }
 }
 
 /**

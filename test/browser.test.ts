@@ -11,12 +11,11 @@ import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
 import type { AxeResults } from 'axe-core';
 import { type AuthOptions, getUser, withAuth } from 'mcp-auth-middleware';
-import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import { launchChromium, needsChromium } from './support/chromium.js';
 import { keyFile, startExample } from './support/example.js';
-import { findProgram, keyPair, root, serve } from './support/support.js';
+import { keyPair, root, serve } from './support/support.js';
 
-const program = findProgram('chromium') ?? findProgram('google-chrome');
-const skip = program || process.env.CI ? false : 'chromium is not installed';
 const file = join(root, 'examples/browser.html');
 const html = readFileSync(file, 'utf8');
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -67,23 +66,10 @@ const steps = (tab: Page): Promise<Step[]> =>
       items.map((item) => ({ state: item.dataset.state || undefined, text: item.lastElementChild?.textContent ?? '' })),
     );
 
-describe('examples/browser.html', { skip }, () => {
+describe('examples/browser.html', needsChromium, () => {
   let browser: Browser;
   before(async () => {
-    browser = await chromium.launch({
-      executablePath: program ?? 'chromium', // in CI: fails, saying so
-      args: [
-        '--headless',
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-        '--host-resolver-rules=MAP page.example 127.0.0.1', // an origin that is no secure context
-      ],
-    });
+    browser = await launchChromium();
   });
   after(() => browser?.close());
 

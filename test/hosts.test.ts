@@ -11,7 +11,7 @@ import { Client as ClientOfSdk1 } from '@modelcontextprotocol/sdk/client/index.j
 import { StreamableHTTPClientTransport as TransportOfSdk1 } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { build } from 'esbuild';
 import { encryptToken, publicJwks } from 'mcp-auth-middleware';
-import { Agent, fetch as fetchOf } from 'undici';
+import { Agent, fetch as fetchOfUndici } from 'undici';
 import { WebSocket } from 'ws';
 import { findProgram, keyPair, needs, root, run } from './support/support.js';
 
@@ -25,6 +25,8 @@ interface Host {
   example: string;
   /** What is run in `folder`, where keys, certificate and copies are; without it Node runs the built example. */
   command?: (folder: string) => string[] | Promise<string[]>;
+  /** Where it runs, if not in `folder`. */
+  cwd?: string;
   /** The program that the command needs. */
   needs?: string;
   scheme?: 'https' | 'ws';
@@ -87,7 +89,7 @@ const config :Workerd.Config = (
   return [runtimes.workerd, 'serve', '--control-fd=1', 'workerd.capnp'];
 }
 
-const deno = ['--quiet', '--no-prompt', '--allow-net', '--allow-env', '--allow-read', '--allow-sys'];
+const deno = ['--no-prompt', '--allow-net', '--allow-env', '--allow-read', '--allow-sys'];
 const hosts: Host[] = [
   { name: 'node:http, SDK v2', example: 'node.ts', revision: sdk2 },
   { name: 'node:http, SDK v1, stateful', example: 'node-sdk1-stateful.ts', revision: sdk1 },
@@ -136,6 +138,7 @@ const hosts: Host[] = [
     name: 'Hono, fetch (deno serve)',
     example: 'fetch.ts',
     command: () => [runtimes.deno, 'serve', ...deno, source('fetch.ts')],
+    cwd: root, // from where Deno finds node_modules
     needs: runtimes.deno,
     revision: sdk2,
   },
@@ -237,12 +240,15 @@ async function findPort(child: ChildProcess): Promise<number> {
   });
 }
 
+/** undici's fetch, of which Node's is a copy: its types are not those of the global one. */
+const fetchOverTls = fetchOfUndici as unknown as (url: string | URL, init: object) => Promise<Response>;
+
 class Running {
   readonly #child: ChildProcess;
   readonly #host: Host;
   readonly url: URL;
   /** As a browser, a client or curl would use it; over TLS it trusts the test's certificate. */
-  readonly fetch: typeof fetch;
+  readonly fetch: (url: string | URL, init?: RequestInit) => Promise<Response>;
   readonly #agent: Agent | undefined;
 
   private constructor(child: ChildProcess, host: Host, port: number) {
@@ -253,7 +259,7 @@ class Running {
       const ca = readFileSync(join(folder, 'tls.crt'));
       const agent = new Agent({ allowH2: host.http2 === true, connect: { ca } });
       this.#agent = agent;
-      this.fetch = ((url: URL, init: object) => fetchOf(url, { ...init, dispatcher: agent })) as typeof fetch;
+      this.fetch = (url, init) => fetchOverTls(url, { ...init, dispatcher: agent });
     } else this.fetch = fetch;
   }
 
@@ -263,10 +269,10 @@ class Running {
     const [program = '', ...args] = command;
     const isNode = program === process.execPath;
     const child = spawn(program, args, {
-      cwd: folder,
+      cwd: host.cwd ?? folder,
       env: {
         ...process.env,
-        MCP_KEY_FILE_PATH: 'mcp-private.json',
+        MCP_KEY_FILE_PATH: join(folder, 'mcp-private.json'),
         PORT: '0',
         DENO_SERVE_ADDRESS: 'tcp:127.0.0.1:0',
         NO_COLOR: '1',

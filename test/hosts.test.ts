@@ -1,19 +1,28 @@
 // The places an MCP server lives in: every example of examples/hosts/ as a process of its own, under the same checks. Prints what held.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import type { RequestListener } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
-import { Client, StreamableHTTPClientTransport, type Transport } from '@modelcontextprotocol/client';
+import {
+  Client,
+  ClientCredentialsProvider,
+  InsufficientScopeError,
+  StreamableHTTPClientTransport,
+  type Transport,
+} from '@modelcontextprotocol/client';
 import { Client as ClientOfSdk1 } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport as TransportOfSdk1 } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { build } from 'esbuild';
-import { encryptToken, publicJwks } from 'mcp-auth-middleware';
+import { encryptToken, type PrivateSigningJwk, publicJwks } from 'mcp-auth-middleware';
 import { Agent, fetch as fetchOfUndici } from 'undici';
 import { WebSocket } from 'ws';
-import { findProgram, keyPair, needs, root, run } from './support/support.js';
+import { findProgram, keyPair, needs, root, run, serve } from './support/support.js';
 
 // ## The hosts
 // ------------
@@ -510,3 +519,99 @@ for (const [index, host] of hosts.entries()) {
     }
   });
 }
+
+// ## Scopes for each tool
+// -----------------------
+
+describe('examples/hosts/step-up.ts', () => {
+  /** What the issuer was asked for, in order. */
+  const granted: string[] = [];
+  let running: Running;
+  let signing: PrivateSigningJwk;
+
+  /** An authorization server for one client: gives it the scopes that it asks for, in tokens for the MCP server alone. */
+  const authorize: RequestListener = async (req, res) => {
+    res.setHeader('content-type', 'application/json');
+    if (req.url?.startsWith('/.well-known/oauth-authorization-server'))
+      return void res.end(
+        JSON.stringify({
+          issuer: 'https://idp.example',
+          authorization_endpoint: 'https://idp.example/authorize',
+          token_endpoint: 'https://idp.example/token',
+          response_types_supported: ['code'],
+          grant_types_supported: ['client_credentials'],
+        }),
+      );
+    if (req.url !== '/token') return void res.writeHead(404).end('{}');
+    const asked = new URLSearchParams(await text(req));
+    const scope = asked.get('scope') ?? '';
+    granted.push(scope);
+    const sign = { key: signing, issuer: 'https://idp.example', audience: String(asked.get('resource')) };
+    const { publicJwk } = await keyPair();
+    const token = await encryptToken({ sub: 'ada', scope }, publicJwk, { expiresIn: 300, sign });
+    res.end(JSON.stringify({ access_token: token, token_type: 'Bearer', expires_in: 300, scope }));
+  };
+
+  before(async () => {
+    const { privateKey, publicKey } = generateKeyPairSync('ed25519');
+    const jwk = (key: KeyObject): object => ({
+      ...key.export({ format: 'jwk' }),
+      alg: 'Ed25519',
+      use: 'sig',
+      kid: 'i',
+    });
+    signing = jwk(privateKey) as PrivateSigningJwk;
+    mkdirSync(join(folder, '.keys'));
+    writeFileSync(join(folder, '.keys/signing-public.json'), JSON.stringify({ keys: [jwk(publicKey)] }));
+    running = await Running.start({ name: 'step-up', example: 'step-up.ts', revision: sdk2 });
+  });
+  after(() => running?.stop());
+
+  /** The names of the example lead to the servers of this test, as DNS and a proxy would. */
+  const through =
+    (issuer: string) =>
+    (url: string | URL, init?: RequestInit): Promise<Response> =>
+      fetch(
+        String(url).replace('https://mcp.example', running.url.origin).replace('https://idp.example', issuer),
+        init,
+      );
+
+  it('lets the official client step up: a token for reading, then one for writing', async (t) => {
+    const { url: issuer } = await serve(t, authorize);
+    const expectedIssuer = 'https://idp.example';
+    const authProvider = new ClientCredentialsProvider({ clientId: 'app', clientSecret: 'secret', expectedIssuer });
+    const client = new Client({ name: 'app', version: '1.0.0' }, { versionNegotiation: { mode: 'auto' } });
+    const url = new URL('https://mcp.example/mcp');
+    await client.connect(new StreamableHTTPClientTransport(url, { authProvider, fetch: through(issuer) }));
+    const call = async (name: string): Promise<unknown> => (await client.callTool({ name, arguments: {} })).content;
+    try {
+      assert.deepEqual(await call('read'), [{ type: 'text', text: 'notes of ada' }]);
+      assert.deepEqual(granted, ['']);
+      assert.deepEqual(await call('write'), [{ type: 'text', text: 'written by ada' }]);
+      assert.deepEqual(granted, ['', 'notes:write']);
+      assert.deepEqual(await call('read'), [{ type: 'text', text: 'notes of ada' }]);
+      assert.deepEqual(granted, ['', 'notes:write']);
+    } finally {
+      await client.close();
+    }
+  });
+
+  it('challenges a client that cannot: 403 with the scope and the metadata of the server', async () => {
+    const { publicJwk } = await keyPair();
+    const sign = { key: signing, issuer: 'https://idp.example', audience: 'https://mcp.example/mcp' };
+    const token = await encryptToken({ sub: 'bob', scope: 'notes:read' }, publicJwk, { sign });
+    const requestInit = { headers: { authorization: `Bearer ${token}` } };
+    const client = new Client({ name: 'app', version: '1.0.0' }, { versionNegotiation: { mode: 'auto' } });
+    await client.connect(new StreamableHTTPClientTransport(running.url, { requestInit }));
+    try {
+      await assert.rejects(client.callTool({ name: 'write', arguments: {} }), (error) => {
+        assert.ok(error instanceof InsufficientScopeError);
+        const metadata = 'https://mcp.example/.well-known/oauth-protected-resource/mcp';
+        assert.deepEqual([error.requiredScope, error.resourceMetadataUrl?.href], ['notes:write', metadata]);
+        return true;
+      });
+    } finally {
+      await client.close();
+    }
+  });
+});

@@ -188,18 +188,21 @@ const hosts: Host[] = [
   {
     name: 'fastmcp',
     example: 'fastmcp.ts',
-    revision: sdk2,
+    revision: sdk1, // it puts the SDK into sessions of its own
     absent: {
-      CORS: 'fastmcp answers every preflight itself, and every origin',
-      session: 'the example is stateless: the middleware does not see fastmcp’s answers, so it can bind none',
+      CORS: 'fastmcp answers preflights itself, by its own option',
+      session: 'the example is stateless, and no middleware sees fastmcp’s answers',
     },
   },
   {
     name: 'WebSocket, ws',
     example: 'ws.ts',
     scheme: 'ws',
-    revision: sdk2,
-    absent: { session: 'the connection is the session' },
+    revision: sdk1, // SDK v2 speaks that of 2026 over HTTP and stdio only
+    absent: {
+      CORS: 'a page can give its handshake no header, and so no token',
+      session: 'the connection is the session, and one user’s',
+    },
   },
 ];
 
@@ -239,7 +242,7 @@ async function findPort(child: ChildProcess): Promise<number> {
     const read = (chunk: Buffer): void => {
       output += String(chunk);
       const [, port] = /(?:\w+:\/\/[^/\s]+:|"port":\s*)(\d+)\D/.exec(output) ?? [];
-      if (port !== undefined) resolve(Number(port));
+      if (port !== undefined && !child.channel) resolve(Number(port)); // else the port that was asked for
     };
     child.stdout?.on('data', read);
     child.stderr?.on('data', read);

@@ -1,5 +1,5 @@
 // fastmcp has a server of its own, and no middleware can stand in front of it: `authenticate` asks the verifier, and each tool
-// runs as the user. Stateless, because nobody sees to whom fastmcp gives its sessions.
+// runs as the user. Stateless: with sessions, fastmcp lets every user into every one.
 import { FastMCP } from 'fastmcp';
 import { type Auth, AuthError, bearerToken, getAuthInfo, getUser, JWETokenVerifier, runAs } from 'mcp-auth-middleware';
 
@@ -30,5 +30,5 @@ server.addTool({
 
 server
   .getApp()
-  .get('/.well-known/jwks.json', (c) => c.json(verifier.getJwks(), 200, { 'Cache-Control': 'max-age=300' }));
+  .get('/.well-known/jwks.json', (c) => c.json(verifier.getJwks(), 200, { 'Cache-Control': 'public, max-age=300' }));
 await server.start({ transportType: 'httpStream', httpStream: { port: 3000, host: '127.0.0.1', stateless: true } });

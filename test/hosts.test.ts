@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { RequestListener } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -522,6 +523,80 @@ for (const [index, host] of hosts.entries()) {
     }
   });
 }
+
+// ## What single examples show beside that
+// ----------------------------------------
+
+describe('examples/hosts/express.ts', () => {
+  let running: Running;
+  before(async () => {
+    running = await Running.start({ name: 'Express', example: 'express.ts', revision: sdk2 });
+  });
+  after(() => running?.stop());
+
+  it('asks for a token everywhere but at the probe, and for the claim sub', async () => {
+    const nobody = await encryptToken({ name: 'Ada' }, (await keyPair()).publicJwk);
+    const rows: [path: string, headers: Record<string, string>, status: number, body: RegExp][] = [
+      ['/healthz', {}, 200, /^OK$/],
+      ['/.well-known/jwks.json', {}, 200, /"keys"/],
+      ['/me', {}, 401, /required/],
+      ['/me', { authorization: `Bearer ${nobody}` }, 403, /"missing":\["sub"\]/],
+      ['/me', authorization('ada'), 200, /"sub":"ada"/],
+    ];
+    for (const [path, headers, status, body] of rows) {
+      const response = await fetch(new URL(path, running.url), { headers });
+      assert.equal(response.status, status, path);
+      assert.match(await response.text(), body, path);
+    }
+  });
+
+  it('knows the user in a tool although express.json() has read the body', async () => {
+    const call = message('tools/call', { name: 'whoami', arguments: {} });
+    const { head, body } = await running.send({ body: call, headers: authorization('bob') });
+    assert.equal(head.status, 200);
+    assert.match(body, /"text":"bob through app of bob"/);
+  });
+});
+
+describe('examples/hosts/ws.ts', () => {
+  let running: Running;
+  before(async () => {
+    running = await Running.start({ name: 'ws', example: 'ws.ts', scheme: 'ws', revision: sdk1 });
+  });
+  after(() => running?.stop());
+
+  /** How the server ends a handshake: 101, or the status and challenge of its refusal. */
+  const handshake = (headers: Record<string, string>, query = ''): Promise<[status: number, challenge?: string]> =>
+    new Promise((resolve, reject) => {
+      const socket = new WebSocket(new URL(`/mcp${query}`, running.url), { headers });
+      socket.once('error', reject);
+      socket.once('open', () => {
+        resolve([101]);
+        socket.close();
+      });
+      socket.once('unexpected-response', (_req, res) => {
+        resolve([res.statusCode ?? 0, res.headers['www-authenticate'] ?? '']);
+        res.destroy();
+      });
+    });
+
+  it('opens a WebSocket for a user, and answers a message that is no JSON by closing it', async () => {
+    const socket = new WebSocket(running.url, { headers: authorization('ada') });
+    await once(socket, 'open');
+    socket.send('not JSON');
+    const [code] = await once(socket, 'close');
+    assert.equal(code, 1007);
+    assert.deepEqual(await handshake(authorization('ada')), [101], 'still serves');
+  });
+
+  it('refuses the handshake without a token, with a wrong one and with one in the query string', async () => {
+    const refused = [401, 'Bearer'];
+    assert.deepEqual(await handshake({}), refused);
+    assert.deepEqual(await handshake({ authorization: 'Bearer nonsense' }), refused);
+    assert.deepEqual(await handshake({}, `?access_token=${tokens.get('ada')}`), refused);
+    assert.deepEqual(await handshake(authorization('ada')), [101], 'still serves');
+  });
+});
 
 // ## Scopes for each tool
 // -----------------------

@@ -8,7 +8,7 @@ import { createMcpServer } from './tools.ts';
 const mcp = toNodeHandler(createMcpHandler(createMcpServer));
 const app = express();
 app.get('/healthz', (_req, res) => void res.sendStatus(200)); // before the middleware: no token needed
-app.use(authMiddleware({ cors: { origin: ['https://app.example'] } }));
+app.use(authMiddleware({ requiredClaims: ['sub'], cors: { origin: ['https://app.example'] } }));
 app.use(express.json());
 app.get('/me', (_req, res) => void res.json(getUser()));
 app.all('/mcp', (req, res) => mcp(req, res, req.body));

@@ -15,11 +15,11 @@ import { type AddressInfo, type Server } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { serve as serveHono } from '@hono/node-server';
+import { getRequestListener, serve as serveHono } from '@hono/node-server';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { createMcpHandler, McpServer, WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/server';
 import express, { type ErrorRequestHandler } from 'express';
-import fastify from 'fastify';
+import fastify, { type FastifyInstance, type FastifyPluginCallback } from 'fastify';
 import { type Context, Hono, type Next } from 'hono';
 import Koa from 'koa';
 import { createMcpHandler as createVercelHandler } from 'mcp-handler';
@@ -523,6 +523,107 @@ describe('authMiddleware and unexpected errors', () => {
     for (const headers of [{}, { authorization: 'Bearer x' }, good, good]) {
       const { status, body } = await ask(port, { headers });
       assert.deepEqual([status, body], [202, 'begun, and ended']);
+    }
+  });
+});
+
+// ## What the examples of examples/hosts/ warn of
+// ------------------------------------------------
+
+describe('mounts and hooks that lose something', () => {
+  const open = async (t: Scope, app: FastifyInstance): Promise<number> => {
+    t.after(() => app.close());
+    return Number(new URL(await app.listen({ port: 0, host: '127.0.0.1' })).port);
+  };
+  const known = (): Promise<{ authorization: string }> => bearer({ sub: 'ada' });
+
+  it('an async hook of Fastify leaves the context, and getUser(request.raw) still knows the user', async (t) => {
+    const middleware = authMiddleware(await options());
+    const app = fastify();
+    app.addHook('onRequest', async (request, reply) => {
+      await new Promise((resolve) => middleware(request.raw, reply.raw, resolve));
+    });
+    app.get('/mcp', (request, reply) => void reply.send(`${sub()} ${getUser(request.raw).sub}`));
+    app.get('/wrapper', (request, reply) => void reply.send(getUser(request)));
+    const port = await open(t, app);
+    assert.equal((await ask(port, { headers: await known() })).body, 'nobody ada');
+    const wrapped = await ask(port, { path: '/wrapper', headers: await known() });
+    assert.deepEqual([wrapped.status, JSON.parse(wrapped.body).code], [500, 'option']);
+  });
+
+  it('a Fastify plugin without fastify-plugin guards nothing beside it', async (t) => {
+    const middleware = authMiddleware(await options());
+    const plugin: FastifyPluginCallback = (scope, _options, done) => {
+      scope.addHook('onRequest', (request, reply, next) => middleware(request.raw, reply.raw, next));
+      done();
+    };
+    const app = fastify().register(plugin);
+    app.get('/mcp', (_request, reply) => void reply.send(sub()));
+    const port = await open(t, app);
+    const { status, body } = await ask(port);
+    assert.deepEqual([status, body], [200, 'nobody']);
+    assert.equal((await ask(port, { path: JWKS })).status, 404);
+  });
+
+  it('a guard on one path of Express hides the public key, unless /.well-known is its too', async (t) => {
+    for (const [paths, status] of [
+      [['/mcp'], 404],
+      [['/mcp', '/.well-known'], 200],
+    ] as const) {
+      const app = express();
+      app.use([...paths], authMiddleware(await options()));
+      const { port } = await serve(t, app);
+      assert.equal((await ask(port, { path: JWKS })).status, status);
+      assert.equal((await ask(port)).status, 401);
+    }
+  });
+
+  it('a response that Hono’s middleware returns is dropped, and with it the headers for pages', async (t) => {
+    const origin = 'https://app.example';
+    const auth = withAuthFetch(
+      async (_request, c: Context, next: Next) => {
+        await next();
+        return new Response(c.res.body, c.res);
+      },
+      { ...(await options()), cors: { origin: [origin] } },
+    );
+    const returned = new Hono().use((c, next) => auth(c.req.raw, c, next)).all('*', (c) => c.text(sub()));
+    const assigned = new Hono()
+      .use(async (c, next) => {
+        c.res = await auth(c.req.raw, c, next);
+      })
+      .all('*', (c) => c.text(sub()));
+    for (const [app, allowed] of [
+      [returned, undefined],
+      [assigned, origin],
+    ] as const) {
+      const { port } = await serve(t, getRequestListener(app.fetch));
+      const { body, headers } = await ask(port, { headers: { ...(await known()), origin } });
+      assert.deepEqual([body, headers['access-control-allow-origin']], ['ada', allowed]);
+    }
+  });
+
+  it('a fetch transport without authInfo leaves the SDK without it, while getUser() knows the user', async (t) => {
+    const mcp = createMcpHandler(() => {
+      const server = new McpServer({ name: 'hello', version: '1.0.0' });
+      server.registerTool('whoami', { description: 'Says who is asking' }, ({ http }) => ({
+        content: [{ type: 'text', text: `${sub()} ${String(http?.authInfo?.clientId)}` }],
+      }));
+      return server;
+    });
+    const call = { jsonrpc: '2.0', id: 1, method: 'tools/call', params: { name: 'whoami', arguments: {} } };
+    const headers = {
+      ...(await known()),
+      'content-type': 'application/json',
+      accept: 'application/json, text/event-stream',
+    };
+    for (const [handler, text] of [
+      [(request: Request) => mcp.fetch(request), 'ada undefined'],
+      [(request: Request) => mcp.fetch(request, { authInfo: getAuthInfo() }), 'ada ada'],
+    ] as const) {
+      const { port } = await serve(t, getRequestListener(withAuthFetch(handler, await options())));
+      const { body } = await ask(port, { method: 'POST', headers, body: JSON.stringify(call) });
+      assert.ok(body.includes(`"text":"${text}"`), body);
     }
   });
 });

@@ -99,7 +99,7 @@ const config :Workerd.Config = (
   return [runtimes.workerd, 'serve', '--control-fd=1', 'workerd.capnp'];
 }
 
-const deno = ['--no-prompt', '--allow-net', '--allow-env', '--allow-read', '--allow-sys'];
+const deno = ['--no-prompt', '--allow-net', '--allow-read', '--allow-env'];
 const hosts: Host[] = [
   { name: 'node:http, SDK v2', example: 'node.ts', revision: sdk2 },
   { name: 'node:http, SDK v1, stateful', example: 'node-sdk1-stateful.ts', revision: sdk1 },

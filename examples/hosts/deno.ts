@@ -1,4 +1,4 @@
-// Deno: deno run -NER --allow-sys=… deno.ts
+// Deno: deno run --allow-net --allow-read --allow-env deno.ts
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import { getAuthInfo, withAuthFetch } from 'mcp-auth-middleware';
 import { createMcpServer } from './tools.ts';

@@ -1,5 +1,5 @@
-// Hono with the middleware as one of its own. `c.res =` matters: a returned response is dropped once a route has answered,
-// and with it the headers that let a page read it.
+// Hono with the middleware as one of its own. `c.res =` matters: Hono drops what a middleware returns once a route has
+// answered, and with it the headers that let a page read the answer.
 import { serve } from '@hono/node-server';
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import { type Context, Hono, type Next } from 'hono';

@@ -5,6 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -82,6 +83,23 @@ async function callTool(
     await client.close();
   }
 }
+
+describe('examples/README.md', () => {
+  const folder = join(root, 'examples');
+  const links = [...readFileSync(join(folder, 'README.md'), 'utf8').matchAll(/\]\(([^)]+)\)/g)].map(
+    ([, link = '']) => link,
+  );
+
+  it('links to nothing that is not there', () => {
+    for (const link of links) assert.ok(existsSync(join(folder, link)), link);
+  });
+
+  it('names every program', () => {
+    const programs = ['', 'hosts'].flatMap((name) => readdirSync(join(folder, name)).map((file) => join(name, file)));
+    for (const program of programs.filter((file) => /\.(?:ts|html)$/.test(file)))
+      assert.ok(links.includes(program), program);
+  });
+});
 
 describe('examples/server.ts', () => {
   for (const mode of ['legacy', 'auto'] as const) {

@@ -48,6 +48,8 @@ type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 
 /** Compiles only where both types are the same in every respect. */
 function same<A, B>(..._proof: Same<A, B> extends true ? [] : ['the types differ']): void {}
 
+type Option<Parameter> = Exclude<Parameter, undefined>;
+
 // @ts-expect-error: the two differ, so that an assertion that cannot fail is noticed
 same<Auth, AuthUser>();
 
@@ -60,7 +62,7 @@ same<Pick<RsaPublicJwk, 'kty' | 'n' | 'e'>, { kty: 'RSA'; n: string; e: string }
 same<Pick<RsaPrivateJwk, 'kty' | 'd' | 'qi'>, { kty: 'RSA'; d: string; qi: string }>();
 same<PrivateSigningJwk['d'], string>();
 same<ReturnType<typeof generateKeyPair>, Promise<{ privateJwk: RsaPrivateJwk; publicJwk: RsaPublicJwk }>>();
-same<Parameters<typeof generateKeyPair>, [options?: { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg }]>();
+same<Option<Parameters<typeof generateKeyPair>[0]>, { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg }>();
 same<typeof publicJwks, (set: JwkSet | Jwk) => JwkSet>();
 same<typeof jwkThumbprint, (jwk: Jwk) => string>();
 
@@ -74,16 +76,13 @@ same<
   (jwe: string, keys: RsaPrivateJwk | JwkSet) => Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }>
 >();
 same<Pick<JweHeader, 'alg' | 'enc' | 'kid'>, { alg: RsaAlg; enc: 'A256GCM'; kid?: string }>();
+same<Parameters<typeof encryptToken>[1], RsaPublicJwk | JwkSet>();
 same<
-  Parameters<typeof encryptToken>,
-  [
-    claims: object,
-    recipient: RsaPublicJwk | JwkSet,
-    options?: {
-      expiresIn?: number | null;
-      sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] };
-    },
-  ]
+  Option<Parameters<typeof encryptToken>[2]>,
+  {
+    expiresIn?: number | null;
+    sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] };
+  }
 >();
 same<ReturnType<typeof encryptToken>, Promise<string>>();
 
@@ -120,7 +119,7 @@ same<ReturnType<typeof getAuth>, Auth | undefined>();
 same<ReturnType<typeof getAuthInfo>, AuthInfo | undefined>();
 
 // Verification and errors
-same<ConstructorParameters<typeof JWETokenVerifier>, [options?: VerifierOptions]>();
+same<Option<ConstructorParameters<typeof JWETokenVerifier>[0]>, VerifierOptions>();
 same<ReturnType<JWETokenVerifier['verifyToken']>, Promise<AuthUser>>();
 same<ReturnType<JWETokenVerifier['authenticate']>, Promise<Auth>>();
 same<ReturnType<JWETokenVerifier['getJwks']>, JwkSet>();

@@ -1,27 +1,52 @@
-// What a strict project writes against the library with the frameworks and the SDKs of the field.
+// What a strict project writes against the library with the frameworks and the SDKs of the field, without a cast.
 import { WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
 import express from 'express';
 import { fastify } from 'fastify';
-import { authMiddleware, getAuthInfo, getUser, withAuthFetch } from 'mcp-auth-middleware';
+import { FastMCP } from 'fastmcp';
+import {
+  authMiddleware,
+  type Auth,
+  type AuthenticatedRequest,
+  getAuth,
+  getAuthInfo,
+  getUser,
+  withAuthFetch,
+} from 'mcp-auth-middleware';
 
 const auth = authMiddleware();
 
 express()
   .use(auth)
-  .get('/me', (_req, res) => void res.json(getUser()));
+  .use(['/mcp', '/.well-known'], authMiddleware({ requiredClaims: ['name'] }))
+  .get('/me', (req: express.Request & AuthenticatedRequest, res) => {
+    res.json({ user: getUser(req), clientId: req.auth?.clientId });
+  });
 
-const app = fastify();
-app.addHook('onRequest', (request, reply, done) => auth(request.raw, reply.raw, (error) => done(error as Error)));
+fastify().addHook('onRequest', (request, reply, done) => auth(request.raw, reply.raw, done));
+
+// The session of fastmcp is whatever its authenticate returns.
+const fastmcp = new FastMCP<Auth>({
+  name: 'consumer',
+  version: '1.0.0',
+  authenticate: async (request) => {
+    const session = getAuth(request);
+    if (session === undefined) throw new Response(null, { status: 401 });
+    return session;
+  },
+});
+fastmcp.addTool({
+  name: 'whoami',
+  description: 'Says who is asking',
+  execute: async (_, { session }) => String(session?.user.sub),
+});
 
 const v1 = new WebStandardStreamableHTTPServerTransport();
-export const fetchV1: (request: Request) => Promise<Response> = withAuthFetch((request) => {
-  const authInfo = getAuthInfo();
-  return v1.handleRequest(request, authInfo ? { authInfo } : {});
-});
+export const fetchV1: (request: Request) => Promise<Response> = withAuthFetch((request) =>
+  v1.handleRequest(request, { authInfo: getAuthInfo() }),
+);
 
 const v2 = createMcpHandler(() => new McpServer({ name: 'consumer', version: '1.0.0' }));
-export const fetchV2: (request: Request) => Promise<Response> = withAuthFetch((request) => {
-  const authInfo = getAuthInfo();
-  return v2.fetch(request, authInfo ? { authInfo } : {});
-});
+export const fetchV2: (request: Request) => Promise<Response> = withAuthFetch((request) =>
+  v2.fetch(request, { authInfo: getAuthInfo() }),
+);

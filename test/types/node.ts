@@ -11,14 +11,17 @@ import { createServer as createHttpsServer } from 'node:https';
 import {
   AuthError,
   type Auth,
+  type AuthenticatedRequest,
   type AuthEvent,
   type AuthInfo,
   type AuthOptions,
   type AuthUser,
   authMiddleware,
+  bearerToken,
   compactDecrypt,
   compactEncrypt,
   encryptToken,
+  type EncryptTokenOptions,
   generateKeyPair,
   getAuth,
   getAuthInfo,
@@ -36,6 +39,7 @@ import {
   type RsaAlg,
   type RsaPrivateJwk,
   type RsaPublicJwk,
+  runAs,
   type SignatureAlg,
   type TrustedIssuer,
   type VerifierOptions,
@@ -77,8 +81,9 @@ same<
 >();
 same<Pick<JweHeader, 'alg' | 'enc' | 'kid'>, { alg: RsaAlg; enc: 'A256GCM'; kid?: string }>();
 same<Parameters<typeof encryptToken>[1], RsaPublicJwk | JwkSet>();
+same<Option<Parameters<typeof encryptToken>[2]>, EncryptTokenOptions>();
 same<
-  Option<Parameters<typeof encryptToken>[2]>,
+  EncryptTokenOptions,
   {
     expiresIn?: number | null;
     sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] };
@@ -115,50 +120,80 @@ same<
 >();
 same<ReturnType<typeof getUser>, AuthUser>();
 same<ReturnType<typeof getUser<{ name: string }>>, AuthUser & { name: string }>();
-same<ReturnType<typeof getAuth>, Auth | undefined>();
-same<ReturnType<typeof getAuthInfo>, AuthInfo | undefined>();
+
+same<typeof getAuth, (req?: object) => Auth | undefined>();
+same<AuthenticatedRequest['auth'], AuthInfo | undefined>();
+same<ReturnType<typeof runAs<Promise<string>>>, Promise<string>>();
+same<Parameters<typeof runAs>[0], { user: AuthUser } & Partial<Auth>>();
 
 // Verification and errors
 same<Option<ConstructorParameters<typeof JWETokenVerifier>[0]>, VerifierOptions>();
 same<ReturnType<JWETokenVerifier['verifyToken']>, Promise<AuthUser>>();
 same<ReturnType<JWETokenVerifier['authenticate']>, Promise<Auth>>();
 same<ReturnType<JWETokenVerifier['getJwks']>, JwkSet>();
+same<ReturnType<JWETokenVerifier['isReady']>, boolean>();
 same<AuthError['reason'], RefusalReason>();
 same<AuthError['status'], number>();
+same<
+  AuthError['code'],
+  'invalid_request' | 'invalid_token' | 'insufficient_scope' | 'temporarily_unavailable' | 'server_error'
+>();
 same<KeyError['code'], KeyErrorCode>();
-same<AuthEvent['keyId'], string | undefined>();
+same<AuthEvent['reason'], RefusalReason | undefined>();
 
-export const issuer: TrustedIssuer = {
-  issuer: 'https://idp.example',
-  jwks: new URL('https://idp.example/jwks.json'),
-  algorithms: ['ES256'],
-};
+export const issuers: TrustedIssuer[] = [
+  { issuer: 'https://idp.example', jwks: new URL('https://idp.example/jwks.json'), typ: 'at+jwt' },
+  { issuer: 'https://other.example', jwks: async () => ({ keys: [] }), algorithms: ['ES256'] },
+];
 
 export const options: AuthOptions = {
-  trustedIssuers: [issuer],
+  trustedIssuers: issuers,
   resource: 'https://mcp.example/mcp',
   requiredScopes: ['notes:read'],
-  cors: { origin: ['https://app.example'] },
+  cors: { origin: ['https://app.example'], allowedHeaders: ['x-trace'] },
   keyFile: process.env['MCP_KEY_FILE_PATH'], // undefined is as good as absent
-  onEvent: ({ type, reason }) => console.error(type, reason),
+  isRevoked: ({ expiresAt }) => expiresAt === 0,
+  onEvent: async ({ type, reason }) => console.error(type, reason),
 };
 
-export const listener: RequestListener = withAuth((_req, res) => void res.end(getUser()['name']), options);
-
-createServer(listener);
+// Every server that Node has takes what withAuth gives, and gives it what it takes, without a cast.
+const listener: RequestListener = (req, res) => void res.end(req.url);
+createServer(withAuth(listener, options));
 createServer(withAuth((req: IncomingMessage, res: ServerResponse) => void res.end(req.url)));
-createHttpsServer({}, listener);
+createServer(withAuth((_req, res) => void res.end(getUser<{ name: string }>().name)));
+createServer(withAuth((req: AuthenticatedRequest, res) => void res.end(req.auth?.clientId)));
+createServer(withAuth(async (_req, res) => void res.end()));
+createHttpsServer({}, withAuth(listener));
 createHttpsServer(
   {},
-  withAuth((_req, res) => void res.end()),
+  withAuth((req, res) => void res.end(req.url)),
+);
+createHttp2Server(withAuth((req: Http2ServerRequest, res: Http2ServerResponse) => void res.end(req.authority)));
+createSecureServer(
+  {},
+  withAuth((req: Http2ServerRequest, res: Http2ServerResponse) => void res.end(req.authority)),
 );
 
-export const middleware: (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void =
-  authMiddleware({ anonymous: true });
+const sockets = createServer();
+sockets.on('upgrade', async (req) => {
+  const auth = await new JWETokenVerifier().authenticate(bearerToken(req));
+  const name: unknown = runAs(auth, () => getUser()['name']);
+  runAs({ user: { sub: 'a test' } }, () => console.log(name));
+});
+
+const middleware = authMiddleware({ anonymous: true });
+export function connect(req: IncomingMessage, res: ServerResponse, next: (error?: Error) => void): void {
+  middleware(req, res, next);
+}
 
 export const fetchHandler: (request: Request, environment: { name: string }) => Promise<Response> = withAuthFetch(
-  (_request, environment) => new Response(environment.name),
+  (request, environment: { name: string }) => new Response(environment.name + getAuth(request)?.keyId),
 );
+
+/** The option of the MCP SDKs' fetch transports, which takes no undefined under exactOptionalPropertyTypes. */
+export const forTransport = (): { authInfo?: AuthInfo } => ({ authInfo: getAuthInfo() });
+const whoever = getAuthInfo();
+same<typeof whoever, AuthInfo | undefined>();
 
 export async function reject(verifier: JWETokenVerifier, token: string): Promise<string | undefined> {
   try {
@@ -177,8 +212,3 @@ export function unchangeable(user: AuthUser, auth: Auth): void {
   // @ts-expect-error: an option that does not exist
   withAuth(listener, { requireClaims: ['name'] });
 }
-
-createHttp2Server;
-createSecureServer;
-same<Http2ServerRequest, Http2ServerRequest>();
-same<Http2ServerResponse, Http2ServerResponse>();

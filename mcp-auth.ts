@@ -462,7 +462,7 @@ const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => mem
 function listKeys(set: unknown): Jwk[] {
   const keys = isObject(set) && Object.hasOwn(set, 'keys') ? set['keys'] : [set];
   check(Array.isArray(keys) && keys.length > 0, 'malformed', 'must be a JWK Set with at least one key');
-  return keys.map((jwk: unknown, index) =>
+  return [...keys].map((jwk: unknown, index) =>
     aboutKey(index, keys.length, () => {
       check(isObject(jwk), 'malformed', 'must be a JWK, a JSON object');
       return withoutPrototype(jwk) as unknown as Jwk;
@@ -554,8 +554,8 @@ function readTimes(jwk: Jwk): { start: number; exp: number } {
 
 /** OpenSSL loads a key whose d or CRT members do not belong to it; such a key leaks or fails at work. */
 function importPrivate(jwk: Jwk): DecryptionKey {
-  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const known = importPublic(jwk, ['decrypt', 'unwrapKey']);
+  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const { n } = readModulus(jwk);
   const primes = PRIVATE_MEMBERS.every((member) => member in jwk);
   const remedy = 'restore it from a backup or generate a new key';
@@ -786,7 +786,7 @@ function readVerificationKeys(
   return new Map(usable.map((key) => [key.id, key]));
 }
 
-const COMPACT_JWS = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/; // RFC 7515 §7.1
+const COMPACT_JWS = /^([\w-]+)\.([\w-]*)\.([\w-]+)$/; // RFC 7515 §7.1
 
 function parseJws(bytes: Buffer) {
   const [, first = '', second = '', third = ''] = COMPACT_JWS.exec(bytes.toString('latin1')) ?? [];
@@ -1275,22 +1275,23 @@ const printable = (text: string): string =>
 type Listener = (event: AuthEvent) => unknown;
 const diagnostics = channel('mcp-auth-middleware');
 
-/** Tells listeners and the diagnostics channel, in nobody's context. A listener that fails changes no answer. */
+/** Tells listeners and the diagnostics channel. */
 function tell(listeners: readonly Listener[], event: AuthEvent): void {
   if (listeners.length === 0 && !diagnostics.hasSubscribers) return;
   Object.freeze(event);
+  for (const listener of listeners) notify(listener, event);
+  if (diagnostics.hasSubscribers) context.run(NOBODY, () => diagnostics.publish(event));
+}
+
+/** In nobody's context. A listener that fails changes no answer. */
+function notify(listener: Listener, event: AuthEvent): void {
   const failed = (): void =>
     warnOnce('MCP_AUTH_ON_EVENT', 'onEvent threw or rejected; authentication goes on without it');
-  context.run(NOBODY, () => {
-    for (const listener of listeners) {
-      try {
-        Promise.resolve(listener(event)).catch(failed);
-      } catch {
-        failed();
-      }
-    }
-    if (diagnostics.hasSubscribers) diagnostics.publish(event);
-  });
+  try {
+    Promise.resolve(context.run(NOBODY, listener, event)).catch(failed);
+  } catch {
+    failed();
+  }
 }
 
 /** Where an exception of our own came from, for the operator; its text may quote what it was thrown over. */
@@ -1442,6 +1443,8 @@ class DecryptionKeys implements Refreshed {
   #begun: number;
   #active: string | undefined;
   #nextExpiry = Infinity;
+  /** The look that is under way or has to wait for another one. */
+  #looking: Promise<void> | undefined;
   #catchingUp: Promise<void> | undefined;
 
   /** Throws unless there is a usable key: a server without one must not start. */
@@ -1463,10 +1466,10 @@ class DecryptionKeys implements Refreshed {
 
   /** What a request waits for, 1 s at most: a process that was frozen or whose clock was set looks first. */
   catchUp(now: number): Promise<void> | undefined {
-    if (this.#path === undefined) return undefined;
-    if (this.#catchingUp) return this.#catchingUp;
-    if (Math.abs(now - this.#begun) <= 10 || (look && performance.now() - look.began > 1000)) return undefined;
-    this.#catchingUp = within(1000, this.#lookNext(this.#path), () => {}).finally(() => {
+    if (this.#path === undefined || this.#catchingUp) return this.#catchingUp;
+    const hangs = look !== undefined && performance.now() - look.began > 1000;
+    if (Math.abs(now - this.#begun) <= 10 || hangs) return undefined;
+    this.#catchingUp = within(1000, this.#lookSoon(this.#path), () => {}).finally(() => {
       this.#catchingUp = undefined;
     });
     return this.#catchingUp;
@@ -1479,8 +1482,9 @@ class DecryptionKeys implements Refreshed {
     if (this.#active !== before) this.#report({ ...this.describe(now), type: 'keys.active' });
     else if (now >= this.#nextExpiry) this.#report(this.describe(now));
     if (this.#path === undefined) return;
-    if (!look) void this.#look(this.#path);
-    else if (look.owner === this && performance.now() - look.began > 5000) {
+    // After a freeze the timer may come before the requests, which then wait for its look.
+    if (!this.catchUp(now)) void this.#lookSoon(this.#path);
+    if (look?.owner === this && performance.now() - look.began > 5000) {
       const sentence = 'has not answered for 5 s; the last good keys go on';
       this.#failed(new KeyError('unreadable', `${printable(this.#path)}: ${sentence}`));
     }
@@ -1498,26 +1502,31 @@ class DecryptionKeys implements Refreshed {
     };
   }
 
-  async #lookNext(path: string): Promise<void> {
-    while (look) await look.done;
-    await this.#look(path);
+  /** When no other look is under way. */
+  #lookSoon(path: string): Promise<void> {
+    const inTurn = async (): Promise<void> => {
+      while (look) await look.done;
+      const done = this.#look(path);
+      look = { owner: this, began: performance.now(), done };
+      await done;
+      look = undefined;
+    };
+    this.#looking ??= inTurn().finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
   }
 
   /** Never rejects: after a bad file the last good keys go on. */
-  #look(path: string): Promise<void> {
-    this.#begun = this.#now();
-    const done = context
-      .run(NOBODY, () => this.#reload(path))
-      .then((changed) => {
-        this.#failure();
-        if (changed) this.#report(this.describe(this.#now()));
-      })
-      .catch((error: unknown) => this.#failed(unreadable(path, error)))
-      .finally(() => {
-        look = undefined;
-      });
-    look = { owner: this, began: performance.now(), done };
-    return done;
+  async #look(path: string): Promise<void> {
+    try {
+      this.#begun = this.#now();
+      const changed = await context.run(NOBODY, () => this.#reload(path));
+      this.#failure();
+      if (changed) this.#report(this.describe(this.#now()));
+    } catch (error) {
+      this.#failed(unreadable(path, error));
+    }
   }
 
   #failed({ code, message }: KeyError): void {
@@ -1855,6 +1864,10 @@ class OwnedCache<V> {
     this.#limits = limits;
   }
 
+  has(id: string): boolean {
+    return this.#entries.has(id);
+  }
+
   get(id: string): V | undefined {
     const entry = this.#entries.get(id);
     if (!entry) return undefined;
@@ -1980,7 +1993,7 @@ class Verifier {
   /** Tells the listener of every key change, beginning with the keys that are in use. */
   subscribe(listener: Listener): void {
     this.#listeners.push(listener);
-    tell([listener], this.keys.describe(this.now()));
+    notify(listener, Object.freeze(this.keys.describe(this.now())));
   }
 
   /** Requests that wait, for whatever. */
@@ -1993,6 +2006,10 @@ class Verifier {
     const now = this.now();
     const usable = !this.signed || [...this.#issuers.values()].some((issuer) => issuer.isUsable(now));
     return usable && activeKey(this.keys.keys, now) !== undefined;
+  }
+
+  isKnown(id: string): boolean {
+    return this.#cache?.has(id) === true;
   }
 
   identify(token: string): string {
@@ -2012,12 +2029,12 @@ class Verifier {
       known?.auth.issuer === undefined ? undefined : this.#issuers.get(known.auth.issuer)?.update(this.now());
     if (known && update) {
       const again = (): KnownToken | Promise<KnownToken> => this.#current(id, known) ?? this.#verifyOnce(id, token)();
-      return this.wait(() => update.then(again).then((verified) => this.#judge(verified, resource)));
+      return this.wait(() => update.then(again).then((verified) => this.#judge(verified, resource, true)));
     }
     const current = known && this.#current(id, known);
-    if (current) return this.#judge(current, resource);
+    if (current) return this.#judge(current, resource, false);
     const verify = this.#verifyOnce(id, token);
-    return this.wait(() => verify().then((verified) => this.#judge(verified, resource)));
+    return this.wait(() => verify().then((verified) => this.#judge(verified, resource, true)));
   }
 
   /** Counts who waits, so that whatever hangs holds a bounded number of requests. */
@@ -2036,35 +2053,35 @@ class Verifier {
     return undefined;
   }
 
-  #judge(token: KnownToken, resource: readonly string[]): KnownToken | Promise<KnownToken> {
+  /** @param counted whether the request is among those that wait already */
+  #judge(token: KnownToken, resource: readonly string[], counted: boolean): KnownToken | Promise<KnownToken> {
     try {
       judgeToken(token, this.#rules, resource, this.now());
-      return this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
     } catch (error) {
       throw withKeyId(error, token.auth.keyId);
     }
+    const answer = this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
+    if (typeof answer !== 'function') return answer;
+    return counted ? answer() : this.wait(answer);
   }
 
-  #askRevoked(
-    token: KnownToken,
-    isRevoked: NonNullable<VerifierOptions['isRevoked']>,
-  ): KnownToken | Promise<KnownToken> {
+  /** The token if it is not revoked, or what waits for that answer. */
+  #askRevoked(token: KnownToken, isRevoked: NonNullable<VerifierOptions['isRevoked']>) {
     const { keyId } = token.auth;
-    const unknown = new AuthError('revocation_unavailable', { keyId });
     const decide = (answer: unknown): KnownToken => {
       if (answer === true) throw new AuthError('revoked', { keyId });
-      if (answer !== false) throw unknown;
+      if (answer !== false) throw new AuthError('revocation_unavailable', { keyId });
       return token;
     };
-    let answer: boolean | Promise<boolean>;
+    let answer: unknown;
     try {
       answer = isRevoked(token.auth);
     } catch {
-      throw unknown;
+      // no answer
     }
     if (isBoolean(answer)) return decide(answer);
     const asked = Promise.resolve(answer).catch(() => undefined);
-    return this.wait(() => within<unknown>(5000, asked, () => undefined).then(decide));
+    return () => within(5000, asked, () => undefined).then(decide);
   }
 
   /** Refuses what needs no decryption; what it returns starts the one decryption, or joins it. */
@@ -2521,17 +2538,18 @@ class Policy {
       return this.#accept(head, undefined, started, false);
     }
     const id = last?.field === field ? last.id : this.#verifier.identify(token);
+    const cached = this.#isHeard() && this.#verifier.isKnown(id);
     const admitted = this.#verifier.admit(id, token, this.#audience);
-    if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, false));
+    if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, cached));
     if (head.socket && last?.field !== field) this.#last.set(head.socket, { field, token, id });
-    return this.#accept(head, admitted, started, true);
+    return this.#accept(head, admitted, started, cached);
   }
 
   #accept(head: Head, known: KnownToken | undefined, started: number, cached: boolean): Admission {
     if (known) this.#checkRequired(known.auth);
     const principal = known?.principal ?? 'anonymous';
-    this.#checkSession(head, principal);
-    if (this.#listeners.length > 0 || diagnostics.hasSubscribers) {
+    this.#checkSession(head, principal, known?.auth.keyId);
+    if (this.#isHeard()) {
       const durationMs = performance.now() - started;
       const { signed = false, keyId, issuer } = known?.auth ?? {};
       const about = known && { signed, cached, keyId, ...(issuer !== undefined && { issuer }) };
@@ -2542,21 +2560,25 @@ class Policy {
     return { context: { auth: known?.auth, ...this.#server }, headers: this.#headers(head), binding };
   }
 
-  #checkRequired({ user, scopes }: Auth): void {
+  #isHeard(): boolean {
+    return this.#listeners.length > 0 || diagnostics.hasSubscribers;
+  }
+
+  #checkRequired({ user, scopes, keyId }: Auth): void {
     const missingClaims = this.#required.claims.filter((claim) => (user[claim] ?? null) === null);
     const missingScopes = this.#required.scopes.filter((scope) => !scopes.includes(scope));
     if (missingClaims.length + missingScopes.length === 0) return;
-    throw new AuthError('insufficient_scope', { missingClaims, missingScopes });
+    throw new AuthError('insufficient_scope', { missingClaims, missingScopes, keyId });
   }
 
   /** The last step: use binds an unknown session, so only of requests that nothing else refuses. */
-  #checkSession(head: Head, principal: string): void {
-    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field');
+  #checkSession(head: Head, principal: string, keyId: string | undefined): void {
+    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field', { keyId });
     const id = head.field('mcp-session-id');
     if (id === undefined || id === '') return;
-    if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id');
+    if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id', { keyId });
     if (this.#options.bindSessions === false) return;
-    if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session');
+    if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session', { keyId });
   }
 
   #refuse(head: Head, error: unknown, started: number): Answer {

@@ -1,7 +1,7 @@
-// `node build/scripts/runtimes.js bun|deno [SUITE…]`: the library's own suites on a runtime that is not Node, built, under
-// the runtime's own test runner. test/runtimes/known.json names each test that a runtime cannot pass, with the reason. It is
-// an error when a test fails that is not named there, and when one that is named passes, so the list stays true. The last
-// lines are those of `node --test`; a test that is known to fail counts as skipped.
+// `node build/scripts/runtimes.js bun|deno [SUITE]...`: the library's own suites on a runtime that is not Node, built,
+// under its own test runner. test/runtimes/known.json names each test that a runtime cannot pass, with the reason. It is
+// an error when a test fails that is not named there, and when one that is named passes, so the list stays true. The
+// last lines are those of `node --test`; a test that is known to fail counts as skipped.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -69,7 +69,7 @@ function readReport(xml: string): Outcomes {
   return outcomes;
 }
 
-/** Runs one suite, for ten minutes at most. A run without a report, or one that fails beside its tests, is a failure. */
+/** Runs one suite, ten minutes at most. A run without a report, or one that fails beside its tests, is a failure. */
 async function runSuite(runtime: string, suite: string, folder: string): Promise<Outcomes> {
   const report = join(folder, `${suite}.xml`);
   const child = spawn(runtime, RUNTIMES[runtime]?.(`./build/test/${suite}.test.js`, report), {
@@ -86,7 +86,8 @@ async function runSuite(runtime: string, suite: string, folder: string): Promise
   const outcomes = existsSync(report) ? readReport(readFileSync(report, 'utf8')) : new Map<string, Outcome>();
   const failed = [...outcomes.values()].some(({ verdict }) => verdict === 'failed');
   if (outcomes.size === 0 || (code !== 0 && !failed)) {
-    const failure = `exit status ${code ?? signal}\n${stdout.toString().slice(-2000)}\n${stderr.toString().slice(-2000)}`;
+    const [printed, complained] = [stdout, stderr].map((output) => output.toString().slice(-2000));
+    const failure = `exit status ${code ?? signal}\n${printed}\n${complained}`;
     outcomes.set('the suite as a whole', { verdict: 'failed', failure });
   }
   return outcomes;

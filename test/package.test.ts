@@ -1,4 +1,4 @@
-// What is published and what is vendored, used the way its users do: installed from the tarball, copied as one file, run unbuilt.
+// What is published and vendored, used as its users do: installed from the tarball, copied as one file, run unbuilt.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import {
@@ -72,13 +72,16 @@ import { createServer } from 'node:http';
 import { encryptToken, generateKeyPair, getUser, withAuth } from '${library}';
 
 const { privateJwk, publicJwk } = await generateKeyPair({ modulusLength: 2048 });
-const handler = withAuth((_req, res) => void res.end(\`Hello, \${getUser<{ name: string }>().name}!\`), { keys: { keys: [privateJwk] } });
-const server = createServer(handler).listen(0, '127.0.0.1');
+const listener = withAuth((_req, res) => void res.end(\`Hello, \${getUser<{ name: string }>().name}!\`), {
+  keys: { keys: [privateJwk] },
+});
+const server = createServer(listener).listen(0, '127.0.0.1');
 await once(server, 'listening');
 const address = server.address();
 if (address === null || typeof address === 'string') throw new Error('no port');
 const token = await encryptToken({ name: 'Ada' }, publicJwk);
-const response = await fetch(\`http://127.0.0.1:\${address.port}/\`, { headers: { Authorization: \`Bearer \${token}\` } });
+const headers = { Authorization: \`Bearer \${token}\` };
+const response = await fetch(\`http://127.0.0.1:\${address.port}/\`, { headers });
 console.log(response.status, await response.text());
 server.closeAllConnections();
 server.close();

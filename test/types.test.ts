@@ -1,4 +1,4 @@
-// The types as the users of the file and of the package meet them: under their compiler, with the types of their Node, as strict as it gets.
+// The types as users meet them, vendored and installed: under their compiler and with the types of their Node.
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -9,7 +9,8 @@ import { needs, root, run } from './support/support.js';
 
 const compilers = { typescript59: '5.9', typescript6: '6.0', typescript: '7.0' };
 const nodeTypes = { 20: 'types-node20', 22: 'types-node22', 24: 'types-node24', 26: '@types/node' };
-const targets = ['ES2022', 'ES2023', 'ESNext'];
+/** Each target with every flag, and a project with `strict` alone, under which other things are refused. */
+const columns = ['ES2022', 'ES2023', 'ESNext', 'strict'];
 
 /** Every flag of the compiler that refuses something. */
 const strictness: Record<string, boolean> = {
@@ -53,10 +54,9 @@ function write(path: string, content: string): void {
   writeFileSync(path, content);
 }
 
-function tsconfig(target: string, files: string[]): string {
+function tsconfig(column: string, files: string[]): string {
   const compilerOptions = {
-    ...strictness,
-    target,
+    ...(column === 'strict' ? { strict: true, target: 'ES2022' } : { ...strictness, target: column }),
     module: 'NodeNext',
     types: ['node'],
     declaration: true,
@@ -71,7 +71,7 @@ function tsconfig(target: string, files: string[]): string {
 const dependencyOf = (name: string, dependency: string): string =>
   dirname(createRequire(join(root, 'node_modules', name, 'package.json')).resolve(`${dependency}/package.json`));
 
-/** A project with the types of one Node, and in it a folder for each target. Copies, as links would lead back to the types of this repository. */
+/** A project with the types of one Node, and a folder for each column. Copies: a link leads back to our own types. */
 function project(node: string, types: string): string {
   const path = join(folder, `node${node}`);
   const modules = join(path, 'node_modules');
@@ -81,11 +81,11 @@ function project(node: string, types: string): string {
   cpSync(join(root, 'dist'), join(modules, 'mcp-auth-middleware/dist'), { recursive: true });
   write(join(path, 'package.json'), '{ "private": true, "type": "module" }');
   const consumer = readFileSync(join(root, 'test/types/node.ts'), 'utf8');
-  for (const target of targets) {
-    cpSync(join(root, 'mcp-auth.ts'), join(path, target, 'mcp-auth.ts'));
-    write(join(path, target, 'installed.ts'), consumer);
-    write(join(path, target, 'vendored.ts'), consumer.replace("'mcp-auth-middleware'", "'./mcp-auth.js'"));
-    write(join(path, target, 'tsconfig.json'), tsconfig(target, ['mcp-auth.ts', 'vendored.ts', 'installed.ts']));
+  for (const column of columns) {
+    cpSync(join(root, 'mcp-auth.ts'), join(path, column, 'mcp-auth.ts'));
+    write(join(path, column, 'installed.ts'), consumer);
+    write(join(path, column, 'vendored.ts'), consumer.replace("'mcp-auth-middleware'", "'./mcp-auth.js'"));
+    write(join(path, column, 'tsconfig.json'), tsconfig(column, ['mcp-auth.ts', 'vendored.ts', 'installed.ts']));
   }
   return path;
 }
@@ -128,7 +128,7 @@ describe('the matrix of types', () => {
           (await run(process.execPath, [tsc(compiler), '--version'])).stdout,
           new RegExp(`^Version ${version}\\.`),
         );
-        const cells = Object.keys(nodeTypes).flatMap((node) => targets.map((target) => join(`node${node}`, target)));
+        const cells = Object.keys(nodeTypes).flatMap((node) => columns.map((column) => join(`node${node}`, column)));
         for (const cell of cells) rmSync(join(folder, cell, 'out'), { recursive: true, force: true });
         const { stdout, stderr } = await run(process.execPath, [tsc(compiler), '-b', '--force', ...cells], {
           cwd: folder,
@@ -142,9 +142,9 @@ describe('the matrix of types', () => {
         const { version: typesVersion } = JSON.parse(
           readFileSync(join(root, 'node_modules', types, 'package.json'), 'utf8'),
         );
-        for (const target of targets) {
-          it(`@types/node ${typesVersion}, target ${target}`, () => {
-            const cell = `node${node}/${target}`;
+        for (const column of columns) {
+          it(`@types/node ${typesVersion}, ${column === 'strict' ? 'strict alone' : `target ${column}`}`, () => {
+            const cell = `node${node}/${column}`;
             const errors = output.split('\n').filter((line) => line.startsWith(`${cell}/`));
             assert.deepEqual(errors, []);
             for (const name of ['mcp-auth', 'vendored', 'installed']) {

@@ -1,5 +1,5 @@
-// What a strict project writes against the library with the frameworks and the SDKs of the field, without a cast.
-import { WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js';
+// What a strict project writes against the library with the frameworks and SDKs of the field, without a cast.
+import * as sdk from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
 import express from 'express';
 import { fastify } from 'fastify';
@@ -41,7 +41,7 @@ fastmcp.addTool({
   execute: async (_, { session }) => String(session?.user.sub),
 });
 
-const v1 = new WebStandardStreamableHTTPServerTransport();
+const v1 = new sdk.WebStandardStreamableHTTPServerTransport();
 export const fetchV1: (request: Request) => Promise<Response> = withAuthFetch((request) =>
   v1.handleRequest(request, { authInfo: getAuthInfo() }),
 );

@@ -4,17 +4,20 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync } from 'node:fs';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
-import ignore from '@balena/dockerignore';
+import type { Ignore } from '@balena/dockerignore';
 import { Copy, DockerfileParser, Env, From, JSONInstruction } from 'dockerfile-ast';
 import { validate } from 'dockerfile-utils';
 import { keyPair, root, run, type Scope } from './support/support.js';
 
 const text = readFileSync(join(root, 'examples/Dockerfile'), 'utf8');
 const ignored = readFileSync(join(root, 'examples/Dockerfile.dockerignore'), 'utf8');
+// Its types promise a default export that it does not have.
+const dockerignore: () => Ignore = createRequire(import.meta.url)('@balena/dockerignore');
 const isRoot = process.getuid?.() === 0;
 
 // ## The steps
@@ -68,7 +71,7 @@ const empty = { workdir: '/', user: 'root', port: '', command: [] };
 
 /** Files and folders of a context, as paths below it, without what is ignored and what would take long to walk. */
 function filesOf(context: string, ignores: string): string[] {
-  const filter = ignore().add(ignores).createFilter();
+  const filter = dockerignore().add(ignores).createFilter();
   const large = ['node_modules', '.git', 'build'];
   const walk = (at: string): string[] =>
     readdirSync(join(context, at), { withFileTypes: true }).flatMap((entry) => {
@@ -120,7 +123,7 @@ describe('examples/Dockerfile', () => {
   });
 
   it('sends no key, no setting and no package of this machine to the engine', () => {
-    const filter = ignore().add(ignored).createFilter();
+    const filter = dockerignore().add(ignored).createFilter();
     const secrets = ['.env', '.keys/mcp-private.json', 'examples/.keys/mcp-private.json', 'examples/.env', '.npmrc'];
     for (const path of [...secrets, '.git/config', 'node_modules/zod/package.json', 'dist/cli.js'])
       assert.equal(filter(path), false, path);

@@ -50,6 +50,8 @@ export interface Cluster {
   objects: Map<string, StoredObject>;
   /** Whether a request is allowed, as a Role would say; everything is at first. */
   allows: (access: Access) => boolean;
+  /** Another field manager that owns what is stored, so that applying it is a conflict. */
+  owner?: string;
   /** Is called after each read, so that a test can change what was read. */
   afterRead: () => void;
 }
@@ -186,6 +188,8 @@ function perform(cluster: Cluster, access: Access): [status: number, json: objec
   const { resourceVersion = stored?.metadata.resourceVersion } = given.metadata;
   if (resourceVersion !== stored?.metadata.resourceVersion)
     return [409, refusal(409, 'Conflict', `${what}: the object has been modified`)];
+  if (cluster.owner !== undefined)
+    return [409, refusal(409, 'Conflict', `Apply failed with 1 conflict: conflict with "${cluster.owner}"`)];
   const next = String(Number(resourceVersion ?? 0) + 1);
   const object = { ...given, metadata: { ...given.metadata, uid: `uid-of-${name}`, resourceVersion: next } };
   cluster.objects.set(key, object);

@@ -76,7 +76,8 @@ async function tryLaw(law: Law, cases: number): Promise<void> {
   failed = true;
   const path = /path: "([^"]*)"/.exec(failure)?.[1];
   console.error(
-    `\nerror: "${law.name}" does not hold\n  again: npm run fuzz -- --seed ${seed} --law "${law.name}" --path "${path}"\n\n${failure}\n`,
+    `\nerror: "${law.name}" does not hold\n` +
+      `  again: npm run fuzz -- --seed ${seed} --law "${law.name}" --path "${path}"\n\n${failure}\n`,
   );
 }
 

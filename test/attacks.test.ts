@@ -1,5 +1,5 @@
 // The attack classes in one table, each with several cases, against a real server on a real socket: nobody gets in.
-// The other suites take each family apart; here every case must leave the handler alone and the next honest user unharmed.
+// The other suites take each family apart; here every case leaves the handler alone and the next honest user unharmed.
 import assert from 'node:assert/strict';
 import { createHmac, createPrivateKey, type KeyObject } from 'node:crypto';
 import { before, describe, it } from 'node:test';
@@ -330,7 +330,8 @@ describe('on the wire', () => {
       const send = async (token: string): Promise<string> => {
         const answer = await exchange(
           port,
-          `POST /mcp HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`,
+          `POST /mcp HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\n` +
+            'Content-Length: 0\r\nConnection: close\r\n\r\n',
         );
         return answer.replace(/\r\nDate: [^\r]+/, '');
       };
@@ -384,7 +385,8 @@ describe('prototype pollution', () => {
   it('through claims reaches neither Object.prototype nor the user', async () => {
     const verifier = new JWETokenVerifier({ keys: privateJwk });
     const text =
-      '{"__proto__":{"admin":true,"sub":"eve"},"constructor":{"prototype":{"admin":true}},"nested":{"__proto__":{"admin":true}}}';
+      '{"__proto__":{"admin":true,"sub":"eve"},"constructor":{"prototype":{"admin":true}},' +
+      '"nested":{"__proto__":{"admin":true}}}';
     const user = await verifier.verifyToken(compactEncrypt(Buffer.from(text), server));
     assert.deepEqual(
       [
@@ -398,20 +400,26 @@ describe('prototype pollution', () => {
     assert.equal(JSON.stringify(user), text);
   });
 
-  // What some other code of the process did to Object.prototype. In a process of its own, for it breaks whatever it meets.
+  // What other code of the process did to Object.prototype. In a process of its own, for it breaks whatever it meets.
   const PROGRAM = `
 import { readFileSync } from 'node:fs';
 import { JWETokenVerifier } from 'mcp-auth-middleware';
 const { key, good, names } = JSON.parse(readFileSync(0, 'utf8'));
-const bad = [good.replace(/.$/, '') + (good.endsWith('A') ? 'Q' : 'A'), 'x', good.replace(/[^.]+/, Buffer.from('{}').toString('base64url'))];
+const bad = [
+  good.replace(/.$/, '') + (good.endsWith('A') ? 'Q' : 'A'),
+  'x',
+  good.replace(/[^.]+/, Buffer.from('{}').toString('base64url')),
+];
 const results = {};
 for (const name of names) for (const value of ['x', 1, true, {}]) {
   const verifier = new JWETokenVerifier({ keys: key });
   Object.prototype[name] = value;
   const outcomes = [];
-  for (const token of [good, ...bad]) outcomes.push(await verifier.verifyToken(token).then((user) => user, (error) => error));
+  for (const token of [good, ...bad])
+    outcomes.push(await verifier.verifyToken(token).then((user) => user, (error) => error));
   delete Object.prototype[name];
-  results[name + ' ' + typeof value] = outcomes.map((outcome) => outcome instanceof Error ? outcome.code : JSON.stringify(outcome));
+  const told = (outcome) => outcome instanceof Error ? outcome.code : JSON.stringify(outcome);
+  results[name + ' ' + typeof value] = outcomes.map(told);
 }
 process.stdout.write(JSON.stringify(results));
 `;
@@ -472,7 +480,8 @@ import { withAuth } from 'mcp-auth-middleware';
 const { key, options } = JSON.parse(readFileSync(0, 'utf8'));
 const server = createServer(withAuth((req, res) => res.end('reached'), { keys: key })).listen(0, '127.0.0.1');
 await new Promise((resolve) => server.once('listening', resolve));
-const ask = () => new Promise((resolve, reject) => get({ host: '127.0.0.1', port: server.address().port, path: '/mcp', agent: false }, (res) => {
+const target = { host: '127.0.0.1', port: server.address().port, path: '/mcp', agent: false };
+const ask = () => new Promise((resolve, reject) => get(target, (res) => {
   res.resume();
   resolve(res.statusCode);
 }).on('error', reject));

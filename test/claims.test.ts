@@ -187,7 +187,8 @@ describe('the audience', () => {
     ['__proto__', 'us', false],
   ];
   for (const [aud, audience, accepted] of CASES) {
-    it(`${JSON.stringify(aud) ?? 'none'} ${accepted ? 'is' : 'is not'} for ${JSON.stringify(audience) ?? 'whoever asks for none'}`, async () => {
+    const whom = JSON.stringify(audience) ?? 'whoever asks for none';
+    it(`${JSON.stringify(aud) ?? 'none'} ${accepted ? 'is' : 'is not'} for ${whom}`, async () => {
       const result = verify({ aud, sub: 'ada' }, audience === undefined ? {} : { audience });
       if (accepted) assert.equal((await result).sub, 'ada');
       else await refused(result, 'audience');
@@ -323,7 +324,8 @@ describe('the user', () => {
     for (const member of Object.values(value)) yield* objects(member);
   }
   const text =
-    '{"sub":"ada","address":{"lines":[{"a":1},[2]],"geo":null},"aud":["a","b"],"__proto__":{"admin":true},"constructor":{"prototype":{"admin":true}},"toString":"x","hasOwnProperty":1,"then":2}';
+    '{"sub":"ada","address":{"lines":[{"a":1},[2]],"geo":null},"aud":["a","b"],' +
+    '"__proto__":{"admin":true},"constructor":{"prototype":{"admin":true}},"toString":"x","hasOwnProperty":1,"then":2}';
 
   it('is frozen at every depth, and so is what is known beside it', async () => {
     const auth = await authenticate(text);

@@ -606,7 +606,8 @@ describe('getUser, getAuth and getAuthInfo', () => {
 });
 
 describe('what a handler throws', () => {
-  // The same handler bare, behind the wrapper without a token (at once), with a known token (at once) and with a new one (after its decryption).
+  // The same handler bare, and behind the wrapper: without a token (at once), with a known token (at once) and with a
+  // new one (after its decryption).
   const script = `
     import { createServer, request } from 'node:http';
     import { authMiddleware, withAuth } from 'mcp-auth-middleware';
@@ -629,11 +630,18 @@ describe('what a handler throws', () => {
     let warm = true; // the handler's first run only makes the token known
     const once = (...args) => (how === 'known' && warm ? (warm = false, args[1].end()) : handler(...args));
     const middleware = authMiddleware(options);
-    const listener = { bare: handler, none: withAuth(handler, options), known: withAuth(once, options), new: withAuth(handler, options),
-      middleware: (req, res) => middleware(req, res, () => handler(req, res)) }[how];
+    const listener = {
+      bare: handler,
+      none: withAuth(handler, options),
+      known: withAuth(once, options),
+      new: withAuth(handler, options),
+      middleware: (req, res) => middleware(req, res, () => handler(req, res)),
+    }[how];
     const headers = ['bare', 'none'].includes(how) ? {} : { authorization: process.env.TEST_BEARER };
     const server = createServer(listener).listen(0, '127.0.0.1', () => {
-      const ask = (then) => request({ host: '127.0.0.1', port: server.address().port, method: 'POST', headers }, (res) => res.resume().on('end', then)).on('error', () => {}).end('body');
+      const target = { host: '127.0.0.1', port: server.address().port, method: 'POST', headers };
+      const ask = (then) =>
+        request(target, (res) => res.resume().on('end', then)).on('error', () => {}).end('body');
       ask(how === 'known' ? () => ask(() => {}) : () => {});
     });
     setTimeout(() => process.exit(9), 10_000).unref();`;
@@ -769,7 +777,9 @@ it('an emit that something else put on the request before is still what emits', 
   assert.ok(emitted.includes('unheard'), 'what nobody listens to reaches it, too');
 });
 
-it('emit answers as without the middleware: whether somebody listened, and an error that nobody listens for is thrown', async (t) => {
+const EMIT =
+  'emit answers as without the middleware: whether somebody listened, and an error that nobody listens for is thrown';
+it(EMIT, async (t) => {
   const emitted = async (wrap: (handler: RequestListener) => RequestListener): Promise<unknown[]> => {
     const answers: unknown[] = [];
     const { port } = await serve(

@@ -118,7 +118,9 @@ describe('an event says', () => {
     assert.deepEqual(take(), []);
   });
 
-  it('rejected for a wrong issuer, signature or unreachable keys, and how the keys of the issuer were read', async (t) => {
+  const ISSUERS =
+    'rejected for a wrong issuer, signature or unreachable keys, and how the keys of the issuer were read';
+  it(ISSUERS, async (t) => {
     const { publicKey, privateKey } = generateKeyPairSync('ed25519');
     const jwks = { keys: [{ ...publicKey.export({ format: 'jwk' }), kid: 'k', alg: 'EdDSA', use: 'sig' }] };
     const key = { ...privateKey.export({ format: 'jwk' }), kid: 'k' } as Jwk & { d: string };
@@ -171,7 +173,8 @@ describe('an event says', () => {
     const [one, two] = [await bearer({ sub: 'a' }), await bearer({ sub: 'b' })];
     await exchange(
       port,
-      `GET / HTTP/1.1\r\nHost: a\r\nAuthorization: ${one.authorization}\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nAuthorization: ${two.authorization}\r\nConnection: close\r\n\r\n`,
+      `GET / HTTP/1.1\r\nHost: a\r\nAuthorization: ${one.authorization}\r\n\r\n` +
+        `GET / HTTP/1.1\r\nHost: a\r\nAuthorization: ${two.authorization}\r\nConnection: close\r\n\r\n`,
     );
     assert.deepEqual(timeless(take()), [
       { type: 'overloaded', reason: 'overloaded', status: 503, pending: 1 },
@@ -295,7 +298,8 @@ describe('a listener', () => {
       const warnings = [];
       process.on('warning', ({ code, message }) => { warnings.push([code, message]); });
       process.on('unhandledRejection', (error) => { console.log('unhandledRejection', error); });
-      const server = createServer(withAuth((req, res) => res.end('reached'), { keys: JSON.parse(process.env.TEST_KEYS), onEvent })).listen(0, '127.0.0.1', async () => {
+      const listener = withAuth((req, res) => res.end('reached'), { keys: JSON.parse(process.env.TEST_KEYS), onEvent });
+      const server = createServer(listener).listen(0, '127.0.0.1', async () => {
         const url = 'http://127.0.0.1:' + server.address().port;
         const answers = [];
         for (const authorization of [process.env.TEST_BEARER, process.env.TEST_BEARER, 'Bearer x', 'Basic x']) {
@@ -352,17 +356,29 @@ describe('nothing secret', () => {
       import { inspect } from 'node:util';
       import { writeFileSync } from 'node:fs';
       import { compactDecrypt, compactEncrypt, encryptToken, JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
-      const { keys, tokens, headers, bad, file } = JSON.parse(await new Promise((resolve) => { let text = ''; process.stdin.on('data', (chunk) => { text += chunk; }).on('end', () => resolve(text)); }));
-      const say = (what, value) => console.log(what, inspect(value, { depth: 9, showHidden: true }), value instanceof Error ? [value.stack, value.cause, JSON.stringify(value), Object.values(value)] : '');
+      const input = await new Promise((resolve) => {
+        let text = '';
+        process.stdin.on('data', (chunk) => { text += chunk; }).on('end', () => resolve(text));
+      });
+      const { keys, tokens, headers, bad, file } = JSON.parse(input);
+      const say = (what, value) => console.log(what, inspect(value, { depth: 9, showHidden: true }),
+        value instanceof Error ? [value.stack, value.cause, JSON.stringify(value), Object.values(value)] : '');
       process.on('warning', (warning) => say('warning', warning));
       const attempt = async (what, action) => { try { await action(); } catch (error) { say(what, error); } };
       writeFileSync(file, JSON.stringify(keys), { mode: 0o644 });
       let clock = Date.now() / 1000;
-      const options = { keyFile: file, audience: 'AUDIENCE-OPTION', requiredClaims: ['email'], onEvent: (event) => say('event', event), now: () => clock };
+      const options = {
+        keyFile: file,
+        audience: 'AUDIENCE-OPTION',
+        requiredClaims: ['email'],
+        onEvent: (event) => say('event', event),
+        now: () => clock,
+      };
       const server = createServer(withAuth((req, res) => res.end(), options)).listen(0, '127.0.0.1', async () => {
         const verifier = new JWETokenVerifier({ keys });
         for (const token of tokens) {
-          const answer = await fetch('http://127.0.0.1:' + server.address().port, { headers: { ...headers, authorization: 'Bearer ' + token } });
+          const all = { ...headers, authorization: 'Bearer ' + token };
+          const answer = await fetch('http://127.0.0.1:' + server.address().port, { headers: all });
           say('answer', [answer.status, [...answer.headers], await answer.text()]);
           await attempt('verifyToken', () => verifier.verifyToken(token));
           await attempt('compactDecrypt', () => compactDecrypt(token, keys));
@@ -373,15 +389,18 @@ describe('nothing secret', () => {
           await attempt('compactDecrypt', () => compactDecrypt(tokens[0], set));
           await attempt('encryptToken', () => encryptToken({ sub: 'CLAIM-VALUE-1' }, set));
           await attempt('encryptToken', () => encryptToken({ sub: 'CLAIM-VALUE-1' }, { keys: [set] }));
-          if (!Array.isArray(set.keys ?? set)) await attempt('compactEncrypt', () => compactEncrypt(Buffer.from('CLAIM-VALUE-1'), set));
-          await attempt('sign', () => encryptToken({ sub: 'CLAIM-VALUE-1' }, { keys: [] }, { sign: { key: set.keys?.[0] ?? set, issuer: 'i', audience: 'a' } }));
+          if (!Array.isArray(set.keys ?? set))
+            await attempt('compactEncrypt', () => compactEncrypt(Buffer.from('CLAIM-VALUE-1'), set));
+          const sign = { key: set.keys?.[0] ?? set, issuer: 'i', audience: 'a' };
+          await attempt('sign', () => encryptToken({ sub: 'CLAIM-VALUE-1' }, { keys: [] }, { sign }));
           writeFileSync(file, JSON.stringify(set));
           await attempt('keyFile', () => new JWETokenVerifier({ keyFile: file }));
           clock += 6;
           await fetch('http://127.0.0.1:' + server.address().port);
         }
-        await attempt('too long', () => encryptToken({ sub: 'CLAIM-VALUE-1'.repeat(2000) }, { kty: 'RSA', n: keys.keys[0].n, e: 'AQAB' }));
-        await attempt('no claims', () => encryptToken('CLAIM-VALUE-1', { kty: 'RSA', n: keys.keys[0].n, e: 'AQAB' }));
+        const recipient = { kty: 'RSA', n: keys.keys[0].n, e: 'AQAB' };
+        await attempt('too long', () => encryptToken({ sub: 'CLAIM-VALUE-1'.repeat(2000) }, recipient));
+        await attempt('no claims', () => encryptToken('CLAIM-VALUE-1', recipient));
         process.exit();
       });`;
     const { privateJwk, publicJwk } = await keyPair();
@@ -485,10 +504,8 @@ describe('nothing secret', () => {
       assert(said.includes(word), `${word} in ${said.slice(0, 2000)}`);
     }
     assert.doesNotMatch(said, /CLAIM-VALUE|KID-OF-TOKEN/);
-    assert.doesNotMatch(
-      said,
-      /openssl|OSSL|ERR_CRYPTO|ERR_OSSL|bad decrypt|error:[0-9A-F]{8}|DataError|OperationError|Unsupported state|SyntaxError|JSON at position/i,
-    );
+    assert.doesNotMatch(said, /openssl|OSSL|ERR_CRYPTO|ERR_OSSL|bad decrypt|error:[0-9A-F]{8}/i);
+    assert.doesNotMatch(said, /DataError|OperationError|Unsupported state|SyntaxError|JSON at position/i);
     const pieces = [
       d,
       p,

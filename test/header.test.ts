@@ -76,7 +76,7 @@ describe('the compact form', () => {
 
   it('takes 16,384 characters and not one more', async () => {
     const sized = (length: number): string => {
-      // n octets are ceil(4n/3) characters: not every number, until a longer header moves what is left for the plaintext.
+      // n octets are ceil(4n/3) characters: not every number, until a longer header moves what the plaintext is left.
       for (const typ of ['a', 'ab', 'abc', 'abcd']) {
         const characters = length - seal(publicJwk, { header: { typ }, plaintext: '' }).length;
         const octets = Math.floor((characters * 3) / 4);

@@ -1,4 +1,5 @@
-// Trusted issuers by URL: how their key sets are fetched, kept, refreshed and lost, against a real server and with a clock of our own.
+// Trusted issuers by URL: how their key sets are fetched, kept, refreshed and lost, against a real server and with a
+// clock of our own.
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
 import { once } from 'node:events';
@@ -380,7 +381,8 @@ test('many new tokens at once share one fetch', async (t) => {
   assert.deepEqual(events, [FETCHED]);
 });
 
-test('an unknown kid fetches the set at once, and then every 30 s at most, counted from the last such fetch', async (t) => {
+const UNKNOWN = 'an unknown kid fetches the set at once, and then every 30 s at most, counted from the last such fetch';
+test(UNKNOWN, async (t) => {
   const issuer = await startIssuer(t, first);
   const { clock, ask } = await start(t, { one: issuer.url });
   const at = async (seconds: number, key: SigningKey): Promise<[status: number, hits: number]> => {

@@ -1,6 +1,6 @@
 // Keys: what is imported, what is refused and why, what is published, thumbprints, generation.
 import assert from 'node:assert/strict';
-import { createPrivateKey, createPublicKey, generatePrimeSync } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generateKeyPairSync, generatePrimeSync } from 'node:crypto';
 import { before, describe, it } from 'node:test';
 import { calculateJwkThumbprint } from 'jose';
 import {
@@ -8,6 +8,7 @@ import {
   compactEncrypt,
   encryptToken,
   generateKeyPair,
+  type Jwk,
   JWETokenVerifier,
   jwkThumbprint,
   KeyError,
@@ -508,8 +509,10 @@ describe('jwkThumbprint', () => {
   const RFC_7638 = {
     kty: 'RSA',
     n:
-      '0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2Qvz' +
-      'qY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw',
+      '0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjB' +
+      'ZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8' +
+      'KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_' +
+      'xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw',
     e: 'AQAB',
     alg: 'RS256',
     kid: '2011-04-29',
@@ -625,4 +628,98 @@ describe('compactEncrypt', () => {
       );
     }
   });
+});
+
+// A verifier would refuse most unsound private keys for failing its self-test as well. publicJwks and compactDecrypt
+// run none: there the arithmetic alone stands in front of OpenSSL.
+describe('a single member of a private key', () => {
+  type Member = 'n' | 'd' | 'p' | 'q' | 'dp' | 'dq' | 'qi';
+  const wrong: Record<string, (key: Record<Member, bigint>) => Partial<Record<Member, bigint>>> = {
+    'p is 1 and q the modulus': ({ n }) => ({ p: 1n, q: n }),
+    'q is 1, p the modulus and dp all of d': ({ n, d }) => ({ p: n, q: 1n, dp: d }),
+    'd, and dp with it, is wrong modulo p - 1 alone': ({ d, p, q }) => ({ d: d + q - 1n, dp: (d + q - 1n) % (p - 1n) }),
+    'd, and dq with it, is wrong modulo q - 1 alone': ({ d, p, q }) => ({ d: d + p - 1n, dq: (d + p - 1n) % (q - 1n) }),
+    'dp is congruent but not reduced': ({ dp, p }) => ({ dp: dp + p - 1n }),
+    'dq is congruent but not reduced': ({ dq, q }) => ({ dq: dq + q - 1n }),
+    'qi is congruent but not reduced': ({ qi, p }) => ({ qi: qi + p }),
+    'd is congruent but larger than n': ({ n, d, p, q }) => ({
+      d: d + (p - 1n) * (q - 1n) * (n / ((p - 1n) * (q - 1n)) + 1n),
+    }),
+  };
+
+  for (const [what, change] of Object.entries(wrong)) {
+    it(`refuses a private key in which ${what}`, async () => {
+      const { n, d, p, q, dp, dq, qi } = privateJwk;
+      const changed = change({
+        n: readUint(n),
+        d: readUint(d),
+        p: readUint(p),
+        q: readUint(q),
+        dp: readUint(dp),
+        dq: readUint(dq),
+        qi: readUint(qi),
+      });
+      const key: RsaPrivateJwk = {
+        ...privateJwk,
+        ...Object.fromEntries(Object.entries(changed).map(([member, value]) => [member, writeUint(value)])),
+      };
+      const refusal = (error: unknown): boolean => error instanceof KeyError && error.code === 'inconsistent';
+      assert.throws(() => publicJwks(key), refusal);
+      await assert.rejects(compactDecrypt(compactEncrypt(Buffer.from('{}'), publicJwk), key), refusal);
+    });
+  }
+});
+
+describe('keys in time, outside a verifier', () => {
+  it('publishes the key that comes first when no time has come, wherever it stands in the set', async () => {
+    const pairs = await Promise.all(['server', 'other', 'third'].map((name) => keyPair(name)));
+    const now = Math.floor(Date.now() / 1000);
+    for (const order of [
+      [0, 1, 2],
+      [2, 1, 0],
+      [1, 0, 2],
+      [1, 2, 0],
+    ]) {
+      const keys = order.map((n) => ({ ...(pairs[n] ?? assert.fail()).privateJwk, nbf: now + 600 * (n + 1) }));
+      assert.deepEqual(
+        publicJwks({ keys }).keys.map(({ kid }) => kid),
+        [pairs[0]?.privateJwk.kid],
+      );
+    }
+  });
+
+  it('publishes and decrypts outside a verifier with a key until its last second, and not after it', async () => {
+    const token = compactEncrypt(Buffer.from('{}'), publicJwk);
+    const now = Math.floor(Date.now() / 1000);
+    await compactDecrypt(token, { ...privateJwk, exp: now + 100 });
+    assert.deepEqual(publicJwks({ ...privateJwk, exp: now }), { keys: [] });
+    await assert.rejects(compactDecrypt(token, { ...privateJwk, exp: now }), {
+      name: 'AuthError',
+      reason: 'no_key',
+      status: 503,
+    });
+  });
+});
+
+describe("a single member of an issuer's key", () => {
+  const { x = '', y = '' } = generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'jwk' });
+
+  const issuerKeys: [what: string, change: Partial<Jwk>, usable: boolean][] = [
+    ['key_ops are to verify', { key_ops: ['verify'] }, true],
+    ['key_ops are to sign', { key_ops: ['sign'] }, false],
+    ['x has a leading zero octet', { x: padLeft(x) }, false],
+    ['y has a leading zero octet', { y: padLeft(y) }, false],
+    ['y is padded', { y: `${y}=` }, false],
+    ['y is missing', { y: undefined }, false],
+  ];
+
+  for (const [what, change, usable] of issuerKeys) {
+    it(`${usable ? 'takes' : 'does not take'} an issuer's EC key whose ${what}`, () => {
+      const jwks = { keys: [{ kty: 'EC', crv: 'P-256', x, y, ...change }] };
+      const trust = (): JWETokenVerifier =>
+        new JWETokenVerifier({ keys: privateJwk, audience: 'a', trustedIssuers: [{ issuer: 'i', jwks }] });
+      if (usable) assert.ok(trust());
+      else assert.throws(trust, { name: 'KeyError', code: 'unsupported' });
+    });
+  }
 });

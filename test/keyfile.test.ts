@@ -245,7 +245,8 @@ test('does not start without a key at all, and names the environment variable', 
 /** What a new process warns of at start. */
 async function warnings(content: string, mode: number): Promise<string> {
   const library = pathToFileURL(join(root, 'dist/mcp-auth.js')).href;
-  const program = `import { JWETokenVerifier } from ${JSON.stringify(library)}; for (const _ of [1, 2]) new JWETokenVerifier();`;
+  const program = `import { JWETokenVerifier } from ${JSON.stringify(library)};
+    for (const _ of [1, 2]) new JWETokenVerifier();`;
   const { code, stderr } = await run(process.execPath, ['--input-type=module', '-e', program], {
     env: { MCP_KEY_FILE_PATH: write(content, mode) },
   });
@@ -329,7 +330,7 @@ const changes: Record<string, (path: string, content: string) => void> = {
     rmSync(path);
     writeFileSync(path, content, { mode: 0o600 });
   },
-  // kubelet: the key is a link into ..data, which is a link to a folder with a time in its name; that link alone is swapped.
+  // kubelet: the key is a link into ..data, which is a link to a folder named after a time; that link alone is swapped.
   'swapped by kubelet': (path, content) => {
     const mount = dirname(path);
     const version = mkdtempSync(join(mount, '..2030_'));
@@ -603,7 +604,8 @@ test('a key that is taken out of the file takes its known tokens with it at once
   );
   writeFileSync(path, setOf(a, b));
   clock.now += 5;
-  assert.equal(await countRsa(async () => assert.equal(await ask(tokens[0] ?? ''), 200)), 2); // self-test and decryption
+  const selfTestAndDecryption = 2;
+  assert.equal(await countRsa(async () => assert.equal(await ask(tokens[0] ?? ''), 200)), selfTestAndDecryption);
 });
 
 test('another key under the same kid takes the known tokens of the first with it', async (t) => {

@@ -244,7 +244,8 @@ describe('options of a trusted issuer', () => {
   ];
   it('are checked as well', () => {
     for (const [name, change] of rows) {
-      const what = `${name} ${String(Object.values(change)[0] instanceof URL ? Object.values(change)[0] : JSON.stringify(change))}`;
+      const value: unknown = Object.values(change)[0];
+      const what = `${name} ${String(value instanceof URL ? value : JSON.stringify(change))}`;
       for (const make of [...Object.values(wrappers), verifier])
         refuses(
           () => make({ keys, audience: 'a', trustedIssuers: [{ ...issuer, ...change }] }),

@@ -22,7 +22,8 @@ it('every policy that refuses what jose accepts has such a token', async () => {
 
 it('compactDecrypt refuses every other spelling of each segment with the one error', async () => {
   const { privateJwk, publicJwk } = await keyPair();
-  const token = compactEncrypt(Buffer.from('{"n":1}'), publicJwk); // 7 octets, as 256, 12 and 16, leave stray bits in the last letter
+  // 7 octets, like 256, 12 and 16, leave stray bits in the last letter.
+  const token = compactEncrypt(Buffer.from('{"n":1}'), publicJwk);
   for (const segment of [0, 1, 2, 3, 4]) {
     for (const kind of ['pad', 'strayBits', 'drop', 'twice', 'letter'] as const) {
       const other =

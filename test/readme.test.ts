@@ -1,4 +1,5 @@
-// README.md: every block of code is run as its reader would, in a project that has the built package; every table is held to what is built.
+// README.md: every block of code is run as its reader would, in a project that has the built package; every table is
+// held to what is built.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -217,7 +218,8 @@ describe('the shell blocks', () => {
       // There is no cluster: the real kubectl reads the Secret and prints it.
       writeFileSync(
         join(bin, 'kubectl'),
-        `#!/bin/sh\n[ "$*" = "apply --server-side -f -" ] || exit 64\nexec ${findProgram('kubectl')} label --local -o json -f - checked=yes\n`,
+        '#!/bin/sh\n[ "$*" = "apply --server-side -f -" ] || exit 64\n' +
+          `exec ${findProgram('kubectl')} label --local -o json -f - checked=yes\n`,
       );
       chmodSync(join(bin, 'kubectl'), 0o755);
       const { code, stdout, stderr } = await bash(cwd, kubernetes, bin);
@@ -244,7 +246,8 @@ describe('the programs', () => {
 
     'mcp-server.js': async (scope, cwd) => {
       const url = await start(scope, cwd, ['mcp-server.js'], await saveKeys(cwd));
-      const { stdout, stderr } = await run(process.execPath, [join(root, 'build/examples/gateway.js'), `${url}/mcp`]); // "the other side"
+      const theOtherSide = join(root, 'build/examples/gateway.js');
+      const { stdout, stderr } = await run(process.execPath, [theOtherSide, `${url}/mcp`]);
       assert.equal(stdout, 'Hello, Ada!\n', stderr);
       assert.equal((await get(`${url}/mcp`, await bearer({ sub: 'user-1' })))[0], 403);
     },
@@ -266,7 +269,13 @@ describe('the programs', () => {
       const [module, target] = [/"module": "\w+"/, /"target": "\w+"/].map((setting) => setting.exec(prose)?.[0]);
       writeFileSync(
         join(cwd, 'tsconfig.json'),
-        `{ "compilerOptions": { ${module}, ${target}, "strict": true, "exactOptionalPropertyTypes": true, "noUncheckedIndexedAccess": true, "types": ["node"] }, "files": ["tool.ts"] }`,
+        `{
+          "compilerOptions": {
+            ${module}, ${target}, "types": ["node"],
+            "strict": true, "exactOptionalPropertyTypes": true, "noUncheckedIndexedAccess": true
+          },
+          "files": ["tool.ts"]
+        }`,
       );
       const compiled = await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', '.'], { cwd });
       assert.equal(compiled.code, 0, compiled.stdout);

@@ -30,7 +30,7 @@ const mint = (sub: string, claims: object = {}): Promise<string> => encryptToken
 const mintAll = (count: number, claims: object = {}): Promise<string[]> =>
   Promise.all(Array.from({ length: count }, (_, i) => mint(`user ${i}`, claims)));
 
-/** Well-formed, with the right kid and lengths, and below the modulus: only an RSA operation tells that it is forged. */
+/** Well-formed, with the right kid and lengths, below the modulus: only an RSA operation tells that it is forged. */
 function forge(): string {
   const encryptedKey = randomBytes(256);
   encryptedKey[0] = 0x7f & Number(encryptedKey[0]);
@@ -373,7 +373,9 @@ test('getAuthInfo gives every request its own object', async (t) => {
   );
 });
 
-test('no more operations run at once than there are lanes, over all verifiers, and each with a CryptoKey of its own', async (t) => {
+const LANES =
+  'no more operations run at once than there are lanes, over all verifiers, and each with a CryptoKey of its own';
+test(LANES, async (t) => {
   const subjects = [verifier(), verifier(), verifier({ keys: (await keyPair('other')).privateJwk })];
   const tokens = await mintAll(20);
   await until(() => rsa.running === 0);
@@ -402,14 +404,17 @@ const pools: [setting: string, threads: number][] = [
 ];
 for (const [setting, threads] of pools) {
   const expected = Math.max(1, Math.min(availableParallelism() + 1, threads - 1));
-  test(`with ${threads} threads in the pool (UV_THREADPOOL_SIZE=${JSON.stringify(setting)}) there are ${expected} lanes`, async () => {
+  const pool = `${threads} threads in the pool (UV_THREADPOOL_SIZE=${JSON.stringify(setting)})`;
+  test(`with ${pool} there are ${expected} lanes`, async () => {
     const program = `
       import { rsa } from './build/test/support/rsa.js';
       import { encryptToken, JWETokenVerifier } from 'mcp-auth-middleware';
       const keys = JSON.parse(process.env.KEYS);
       const { kty, n, e, kid, alg } = keys;
       const verifier = new JWETokenVerifier({ keys });
-      const tokens = await Promise.all(Array.from({ length: 20 }, (_, i) => encryptToken({ i }, { kty, n, e, kid, alg })));
+      const tokens = await Promise.all(
+        Array.from({ length: 20 }, (_, i) => encryptToken({ i }, { kty, n, e, kid, alg })),
+      );
       await Promise.all(tokens.map((token) => verifier.authenticate(token)));
       console.log(rsa.started, rsa.most);`;
     const env = { UV_THREADPOOL_SIZE: setting, KEYS: JSON.stringify(privateJwk) };
@@ -476,7 +481,9 @@ for (const maxPending of [0, 1, 7, 256]) {
   });
 }
 
-test('in overload known tokens are served, new ones get 503 with Retry-After, and afterwards all is as before', async (t) => {
+const OVERLOAD =
+  'in overload known tokens are served, new ones get 503 with Retry-After, and afterwards all is as before';
+test(OVERLOAD, async (t) => {
   const { get, handled, events, arrived } = await start(t, { keys: privateJwk, concurrency: 1, maxPending: 2 });
   const [known, fresh] = [await mint('known'), await mint('fresh')];
   assert.equal((await get(known)).status, 200);

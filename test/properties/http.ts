@@ -1,4 +1,4 @@
-// The law of the socket: whatever bytes come in, the handler runs for verified users alone, each in the right one's context.
+// The law of the socket: whatever bytes come in, the handler runs for verified users alone, each in that one's context.
 import fc from 'fast-check';
 import { encryptToken, getAuth, getUser, withAuth } from 'mcp-auth-middleware';
 import assert from 'node:assert/strict';
@@ -22,8 +22,10 @@ interface Message {
   body: string;
 }
 
-const print = ({ method, target, version, fields, eol, body }: Message): string =>
-  `${method} ${target} ${version}${eol}${fields.map(({ name, separator, value }) => name + separator + value + eol).join('')}${eol}${body}`;
+const print = ({ method, target, version, fields, eol, body }: Message): string => {
+  const lines = fields.map(({ name, separator, value }) => name + separator + value + eol);
+  return `${method} ${target} ${version}${eol}${lines.join('')}${eol}${body}`;
+};
 
 /** Requests a client might send, and what a smuggler would. `tokens`: valid ones first. */
 function messages(valid: string[], bad: string[]): fc.Arbitrary<{ first: Message; rest: Message[] }> {
@@ -220,7 +222,7 @@ function messages(valid: string[], bad: string[]): fc.Arbitrary<{ first: Message
   });
 }
 
-/** What the contract says of a request as Node understood it: the status, and whose the handler may be (null: nobody's). */
+/** What the contract says of a request as Node read it: the status, and whose the handler may be (null: nobody's). */
 function contract(
   { method, url = '', rawHeaders }: IncomingMessage,
   users: Map<string, string>,
@@ -317,7 +319,10 @@ export async function httpLaws(scope: Scope): Promise<Law[]> {
     socket.once('close', () => sockets.get(remotePort) === socket && sockets.delete(remotePort));
   });
 
-  /** Sends one part after the other, each when the server has read the last and answered what it took for requests. No clock involved. */
+  /**
+   * Sends one part after the other, each when the server has read the last and answered what it took for requests.
+   * No clock is involved.
+   */
   const exchange = async (parts: string[]): Promise<Exchange & { received: string[] }> => {
     const result: Exchange & { received: string[] } = {
       seen: 0,

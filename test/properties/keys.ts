@@ -44,7 +44,10 @@ type Change =
   | { private: string; into: string }
   | { clip: string; to: number };
 
-/** Whatever a file, a Secret or a hand can do to a key. Private values never go where public ones are: no code could know them there. */
+/**
+ * Whatever a file, a Secret or a hand can do to a key.
+ * Private values never go where public ones are: no code could know them there.
+ */
 const changes: fc.Arbitrary<Change> = fc.oneof(
   fc.record({
     member: fc.constantFrom(...MEMBERS),
@@ -118,7 +121,10 @@ async function noPrivateMemberGetsOut(): Promise<Law> {
   });
   return law('no change of a JWK lets a private member out', 60, arbitrary, async ({ base, how, wrap }) => {
     const jwk: unknown = WRAPS[wrap]?.(how.reduce(change, bases[base] ?? {}), second.privateJwk);
-    /** What comes out, printed in full, and the public set if it is one. As JavaScript would call it, for the types forbid most of these. */
+    /**
+     * What comes out, printed in full, and the public set if it is one.
+     * As JavaScript would call it, for the types forbid most of these.
+     */
     const look = async (what: string, call: () => unknown): Promise<string | undefined> => {
       let out: unknown;
       try {
@@ -293,7 +299,7 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
           exp: exp === undefined ? undefined : now + exp,
         }));
         const text = JSON.stringify({ keys });
-        // Every state has a length of its own: two swaps within one tick of the file system's clock look alike otherwise.
+        // Every state has a length of its own: else two swaps within one tick of the file system's clock look alike.
         writeFileSync(`${path}~`, (state === 'half' ? text.slice(0, 200) : text) + ' '.repeat((size += 1)), {
           mode: 0o600,
         });
@@ -338,7 +344,7 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
             verdictOf(uncached.authenticate(token)),
           ]);
           const [mine, theirs] = [describe(one), describe(other)];
-          // Each fetches the issuer's keys for itself, and does not wait for an issuer that is down when it has a set to go on with.
+          // Each fetches the issuer's keys for itself, and does not wait for an issuer that is down while it has a set.
           const otherKeys =
             signed && (wasFailing || !isDeepStrictEqual(fetched.get('/cached'), fetched.get('/uncached')));
           assert.ok(

@@ -1,4 +1,4 @@
-// Laws that hold for every input, and how they are checked: a few cases each in `npm test`, any number in `npm run fuzz`.
+// Laws that hold for every input, and how they are checked: a few cases each in `npm test`, more in `npm run fuzz`.
 import fc from 'fast-check';
 import { AuthError } from 'mcp-auth-middleware';
 import assert from 'node:assert/strict';

@@ -145,7 +145,8 @@ export function applyEdit(token: string, edit: Edit): string {
       case 'cut':
         return before;
       case 'twin':
-        return before + String.fromCharCode((char.charCodeAt(0) || 0) + 0x100) + after; // the same octet to a decoder that drops the high one
+        // The same octet to a decoder that drops the high one.
+        return before + String.fromCharCode((char.charCodeAt(0) || 0) + 0x100) + after;
       case 'case':
         return before + (char === char.toLowerCase() ? char.toUpperCase() : char.toLowerCase()) + after;
     }
@@ -655,7 +656,8 @@ async function signedAgreesWithJose(): Promise<Law> {
     'issuer one': [ed.publicJwk, es.publicJwk],
     'issuer two': [rs.publicJwk, ps.publicJwk, { ...ed.publicJwk, kid: 'ed', x: es.publicJwk.x ?? '' }],
   };
-  // To jose an EdDSA key is none for Ed25519, the newer name of the same algorithm (RFC 9864): without alg it is one for both.
+  // To jose an EdDSA key is none for Ed25519, the newer name of the same algorithm (RFC 9864).
+  // A key without alg is one for both.
   const forJose = Object.entries(sets).map(([name, keys]) => ({
     name,
     set: jose.createLocalJWKSet({ keys: keys.map(({ alg, ...jwk }) => (alg === 'EdDSA' ? jwk : { ...jwk, alg })) }),

@@ -13,7 +13,10 @@ export const rsa: {
 
 let gate: Promise<void> | undefined;
 
-/** Makes the operations that start from now on wait for the function it returns, so that a queue can be looked at while it stands. */
+/**
+ * Makes the operations that start from now on wait for the function it returns,
+ * so that a queue can be looked at while it stands.
+ */
 export function hold(scope: Scope): () => void {
   let open = (): void => {};
   gate = new Promise((resolve) => {

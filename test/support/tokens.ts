@@ -32,8 +32,8 @@ const IN_PEM = {
 } as const;
 
 /**
- * A pair that went through PEM: on Node 20 the JWK export of a key deadlocks when the collector meanwhile frees the job that
- * generated it, and the two share a lock (once in some 3,000 exports).
+ * A pair that went through PEM: on Node 20 the JWK export of a key deadlocks when the collector meanwhile frees the job
+ * that generated it, and the two share a lock (once in some 3,000 exports).
  */
 export function newPair(
   type: 'rsa' | 'ec' | 'ed25519',
@@ -113,7 +113,10 @@ export interface Recipe {
   aad?: string;
 }
 
-/** A compact JWE with A256GCM. A CEK of another size is used as a careless recipient would: AES of that size, else cut or filled up. */
+/**
+ * A compact JWE with A256GCM.
+ * A CEK of another size is used as a careless recipient would: AES of that size, else cut or filled up.
+ */
 export function seal(jwk: RsaPublicJwk, recipe: Recipe = {}): string {
   const {
     header = {},
@@ -173,7 +176,10 @@ export function signJws(header: Content, payload: Content, signer: (input: Buffe
   return `${input}.${base64url(signer(Buffer.from(input)))}`;
 }
 
-/** What the client is told. Everything that is not about times, issuer or audience is one text: nothing tells the failures apart. */
+/**
+ * What the client is told.
+ * Everything that is not about times, issuer or audience is one text: nothing tells the failures apart.
+ */
 const UNIFORM = 'The access token is invalid';
 const MESSAGES: Partial<Record<RefusalReason, string>> = {
   malformed: UNIFORM,
@@ -187,7 +193,7 @@ const MESSAGES: Partial<Record<RefusalReason, string>> = {
   audience: 'The access token is for another audience',
 };
 
-/** Holds that the token was refused for this reason, with the code, status and text that go with it and nothing beside them. */
+/** Holds that the token was refused for this reason, with the code, status and text that belong to it, nothing else. */
 export async function refused(result: Promise<unknown>, reason: RefusalReason, about = ''): Promise<void> {
   const error: unknown = await result.then(
     () => assert.fail(`accepted ${about}`),
@@ -202,7 +208,7 @@ export async function refused(result: Promise<unknown>, reason: RefusalReason, a
   );
 }
 
-/** Holds that key material or an option was refused, and that the message says what is wrong without showing anything private. */
+/** Holds that a key or an option was refused, and that the message says what is wrong and shows nothing private. */
 export function keyRefused(
   act: () => unknown,
   code: KeyErrorCode,

@@ -80,6 +80,60 @@ export function exchange(port: number, octets: string | Buffer): Promise<string>
   });
 }
 
+/**
+ * One GET in HTTP/2 frames of our own (RFC 9113 §4.1), for Node's client sends no field twice.
+ * Returns the body of the answer.
+ */
+export function exchangeHttp2(port: number, fields: [name: string, value: string][]): Promise<string> {
+  const frame = (type: number, flags: number, stream: number, payload: Buffer): Buffer => {
+    const head = Buffer.alloc(9);
+    head.writeUIntBE(payload.length, 0, 3);
+    head.writeUInt8(type, 3);
+    head.writeUInt8(flags, 4);
+    head.writeUInt32BE(stream, 5);
+    return Buffer.concat([head, payload]);
+  };
+  // RFC 7541 §6.2.2 and §5.1: a literal without indexing, its lengths with a prefix of 7 bits.
+  const literal = (text: string): Buffer => {
+    const octets = Buffer.from(text, 'latin1');
+    const length = octets.length < 127 ? [octets.length] : [127];
+    for (let rest = octets.length - 127; rest >= 0; rest = rest < 128 ? -1 : rest >> 7)
+      length.push(rest < 128 ? rest : (rest & 127) | 128);
+    return Buffer.concat([Buffer.from(length), octets]);
+  };
+  const all = [[':method', 'GET'], [':scheme', 'http'], [':authority', 'a'], [':path', '/'], ...fields] as const;
+  const block = Buffer.concat(all.flatMap(([name, value]) => [Buffer.of(0), literal(name), literal(value)]));
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, '127.0.0.1');
+    let received = Buffer.alloc(0);
+    let body = '';
+    socket.setTimeout(20_000, () => socket.destroy(new Error('no answer')));
+    socket.on('error', reject);
+    socket.on('close', () => reject(new Error('closed before the answer ended')));
+    socket.on('data', (chunk: Buffer) => {
+      received = Buffer.concat([received, chunk]);
+      while (received.length >= 9 && received.length >= 9 + received.readUIntBE(0, 3)) {
+        const end = 9 + received.readUIntBE(0, 3);
+        const [type, flags, stream] = [received.readUInt8(3), received.readUInt8(4), received.readUInt32BE(5)];
+        if (type === 0) body += received.toString('latin1', 9, end);
+        if (type === 4 && (flags & 1) === 0) socket.write(frame(4, 1, 0, Buffer.alloc(0))); // acknowledges SETTINGS
+        if (stream === 1 && (type === 0 || type === 1) && (flags & 1) === 1) {
+          resolve(body);
+          socket.destroy();
+        }
+        received = received.subarray(end);
+      }
+    });
+    socket.write(
+      Buffer.concat([
+        Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
+        frame(4, 0, 0, Buffer.alloc(0)),
+        frame(1, 5, 1, block),
+      ]),
+    );
+  });
+}
+
 /** The types of Node's HTTP/2 compatibility API are not those of node:http, which it stands in for. */
 export function asHttp2(listener: RequestListener): (req: Http2ServerRequest, res: Http2ServerResponse) => void {
   return listener as unknown as (req: Http2ServerRequest, res: Http2ServerResponse) => void;

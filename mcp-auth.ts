@@ -5,9 +5,9 @@
  *
  * What it guarantees: a handler runs inside the context of exactly the user its token names; every bad token is refused
  * with the same bytes, before the handler; private key members never leave this file.
- * What it does not: on the default level ("encrypted") claims are self-asserted, for whoever can read the public key can
- * mint any claims. Only `trustedIssuers` ("signed and encrypted") says who the user is. A stolen token works until it expires.
- * A request listener never sees `upgrade`, `connect` or `checkContinue` events: authenticate there by hand.
+ * What it does not: on the default level ("encrypted") claims are self-asserted, for whoever can read the public key
+ * can mint any claims. Only `trustedIssuers` ("signed and encrypted") says who the user is. A stolen token works until
+ * it expires. A request listener never sees `upgrade`, `connect` or `checkContinue`: see {@link bearerToken}.
  * @module
  * @example
  * ```js
@@ -16,7 +16,7 @@
  *
  * createServer(withAuth((req, res) => {
  *   res.end(`Hello, ${getUser().name}!`);
- * }, { keyFile: '.keys/mcp-private.json' })).listen(3000);
+ * }, { keyFile: '.keys/mcp-private.json' })).listen(3000, '127.0.0.1');
  * ```
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
@@ -36,11 +36,16 @@ import {
   verify,
   webcrypto,
 } from 'node:crypto';
+import { channel } from 'node:diagnostics_channel';
 import { EventEmitter } from 'node:events';
-import { closeSync, constants as files, fstatSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants as files, fstatSync, openSync, readFileSync, statfsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
+import { resolve as absolute } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
 // ## Types
@@ -120,7 +125,7 @@ export interface AuthUser {
 }
 
 /** A verified token and what is known beside its claims. */
-export interface Auth {
+export type Auth = {
   readonly user: AuthUser;
   /** The token as it was received. Never log it. */
   readonly token: string;
@@ -130,11 +135,11 @@ export interface Auth {
   readonly issuer?: string;
   /** `kid` of the key that decrypted the token. */
   readonly keyId: string;
-  /** From `scope` (a space-separated string) or `scp` (a string or an array). */
+  /** From `scope` (a space-separated string, or an array), else from `scp` (the same). */
   readonly scopes: readonly string[];
   /** NumericDate. */
   readonly expiresAt?: number;
-}
+};
 
 /** What the MCP SDKs read from `req.auth`. `expiresAt` in seconds since the epoch; `extra` holds the claims. */
 export interface AuthInfo {
@@ -147,13 +152,22 @@ export interface AuthInfo {
   extra: Record<string, unknown>;
 }
 
-/** An issuer whose signature counts. `audience` overrides {@link VerifierOptions.audience}. */
+/** A request whose `auth` the middleware has set; absent for anonymous requests. */
+export interface AuthenticatedRequest extends IncomingMessage {
+  auth?: AuthInfo;
+}
+
+/** An issuer whose signature counts. */
 export interface TrustedIssuer {
+  /** `iss` of its tokens, compared exactly. */
   issuer: string;
-  /** Its public keys, or where to fetch them: https, or http on a loopback host. */
-  jwks: JwkSet | URL;
+  /** Its public keys; or where to fetch them (https, or http on a loopback host); or a function that gets them. */
+  jwks: JwkSet | URL | (() => Promise<JwkSet>);
+  /** Overrides {@link VerifierOptions.audience} for its tokens. */
   audience?: string | string[] | undefined;
   algorithms?: SignatureAlg[] | undefined;
+  /** The `typ` that its tokens must have, such as `at+jwt`, so that an ID token is no access token (RFC 9068 §4). */
+  typ?: string | undefined;
 }
 
 export interface VerifierOptions {
@@ -172,18 +186,21 @@ export interface VerifierOptions {
   requireExp?: boolean | undefined;
   /** Name of the claim that holds the user, e.g. `data`. Times, `iss` and `aud` stay outside it. */
   claimsMember?: string | undefined;
+  /** Decrypted tokens to remember, default 1000; false for none. */
   cache?: false | { maxEntries: number } | undefined;
-  /** RSA operations at once; the process's lanes are the upper limit. */
-  concurrency?: number | undefined;
-  /** New tokens that may wait for decryption, default 256. One more gets 503. */
+  /** New tokens that may wait for decryption, default 256; one more gets 503, and so do 16 times as many requests. */
   maxPending?: number | undefined;
+  /** Asked at every use of a token. True refuses it; a rejection, no boolean, or 5 s without an answer is 503. */
+  isRevoked?: ((auth: Auth) => boolean | Promise<boolean>) | undefined;
   /** The clock, in seconds since the epoch. */
   now?: (() => number) | undefined;
 }
 
 export interface AuthOptions extends VerifierOptions {
   verifier?: JWETokenVerifier | undefined;
+  /** Where the public key is served, default `/.well-known/jwks.json`. */
   jwksPath?: string | undefined;
+  /** Claims that a user must have; null does not count. */
   requiredClaims?: string[] | undefined;
   requiredScopes?: string[] | undefined;
   /** Lets requests without a token through, with an empty user. */
@@ -192,26 +209,55 @@ export interface AuthOptions extends VerifierOptions {
   publicPaths?: string[] | undefined;
   /** Name of the header field with the token, default `authorization`. */
   tokenHeader?: string | undefined;
+  /** Host names this server is reached by. With it, every other Host but IP literals and localhost is refused. */
+  allowedHosts?: string[] | undefined;
   /** Public URL of the MCP endpoint (RFC 9728). */
   resource?: string | undefined;
+  /** Public URL of the key set. Default: `jwksPath` at the origin of `resource`. */
+  jwksUri?: string | undefined;
   authorizationServers?: string[] | undefined;
   openidConfiguration?: boolean | undefined;
-  cors?: false | { origin: '*' | string[] } | undefined;
-  /** Answers 404 when a session is used by another principal than opened it. Default true. */
+  /** Pages of these origins may call the server. `allowedHeaders` names fields beside those of MCP. */
+  cors?: false | { origin: '*' | string[]; allowedHeaders?: string[] } | undefined;
+  /** Answers 404 when a session is used by another principal than it belongs to. Default true. */
   bindSessions?: boolean | undefined;
-  onEvent?: ((event: AuthEvent) => void) | undefined;
+  onEvent?: ((event: AuthEvent) => unknown) | undefined;
 }
 
 /** What happened, for logs and metrics. Holds no token, no claim value and no key material. */
 export interface AuthEvent {
   readonly type:
-    'accepted' | 'rejected' | 'overloaded' | 'keys.loaded' | 'keys.failed' | 'issuer.fetched' | 'issuer.failed';
-  readonly reason?: string;
+    | 'accepted'
+    | 'public'
+    | 'rejected'
+    | 'overloaded'
+    | 'failed'
+    | 'keys.loaded'
+    | 'keys.active'
+    | 'keys.failed'
+    | 'issuer.fetched'
+    | 'issuer.failed';
+  /** Why a request was refused. */
+  readonly reason?: RefusalReason;
+  /** HTTP status of the refusal. */
   readonly status?: number;
+  /** Names of the claims and scopes that were missing. */
+  readonly missing?: readonly string[];
+  /** `kid` of the server's key: the token's, or the one that is published now (`keys.loaded`, `keys.active`). */
   readonly keyId?: string;
+  /** Every `kid` of the set that was loaded. */
+  readonly kids?: readonly string[];
+  /** NumericDate at which the next of the loaded keys expires. */
+  readonly nextExpiry?: number;
   readonly issuer?: string;
+  readonly anonymous?: boolean;
+  readonly signed?: boolean;
   readonly cached?: boolean;
-  /** New tokens waiting for decryption. */
+  /** What a key file or an issuer failed with: a KeyErrorCode, the system's code, `timeout` or `status 500`. */
+  readonly code?: string;
+  /** The same as a sentence. */
+  readonly message?: string;
+  /** Requests that wait for a decryption, an issuer's keys or `isRevoked`. */
   readonly pending?: number;
   readonly durationMs?: number;
 }
@@ -227,42 +273,68 @@ const REFUSALS = {
   undecryptable: ['invalid_token', 401, 'The access token is invalid'],
   signature: ['invalid_token', 401, 'The access token is invalid'],
   claims: ['invalid_token', 401, 'The access token is invalid'],
+  /** An integer beyond 2^53 - 1, which JavaScript would round to another one. */
+  unsafe_integer: ['invalid_token', 401, 'The access token is invalid'],
+  /** A proof-of-possession claim (RFC 7800), whose proof is not checked here. */
+  cnf: ['invalid_token', 401, 'The access token is invalid'],
+  /** A signed token whose `typ` is not the one its issuer's option asks for. */
+  typ: ['invalid_token', 401, 'The access token is invalid'],
   expired: ['invalid_token', 401, 'The access token has expired'],
   not_yet_valid: ['invalid_token', 401, 'The access token is not valid yet'],
   issuer: ['invalid_token', 401, 'The access token is from another issuer'],
   audience: ['invalid_token', 401, 'The access token is for another audience'],
+  revoked: ['invalid_token', 401, 'The access token has been revoked'],
   no_token: ['invalid_token', 401, 'An access token is required'],
   insufficient_scope: ['insufficient_scope', 403, 'The access token lacks a required claim or scope'],
   duplicate_token: ['invalid_request', 400, 'More than one access token was sent'],
+  duplicate_field: ['invalid_request', 400, 'Host, Origin or Mcp-Session-Id was sent more than once'],
+  session_id: ['invalid_request', 400, 'Mcp-Session-Id must be one value of visible ASCII characters'],
+  too_many_fields: ['invalid_request', 431, 'The request has more than 1,000 header fields'],
+  host: [
+    'invalid_request',
+    403,
+    'This Host is not allowed; the server sets which are with allowedHosts or resource',
+  ],
   origin: ['invalid_request', 403, 'This Origin is not allowed; the server sets which ones are with cors.origin'],
   method: ['invalid_request', 405, 'This document is read with GET or HEAD'],
   session: ['invalid_request', 404, 'Session not found'],
-  gone: ['temporarily_unavailable', 503, 'The client has left'],
   overloaded: ['temporarily_unavailable', 503, 'Too many new access tokens are waiting; try again'],
   no_key: ['temporarily_unavailable', 503, 'No decryption key is valid at this time; try again'],
   issuer_unavailable: ['temporarily_unavailable', 503, 'The keys of the token issuer cannot be read; try again'],
+  revocation_unavailable: [
+    'temporarily_unavailable',
+    503,
+    'It is unknown whether the token was revoked; try again',
+  ],
+  failed: ['server_error', 500, 'The server failed to judge this request'],
 } as const;
 export type RefusalReason = keyof typeof REFUSALS;
 
 /** A token or request that is refused. `message` is what the client is told; `reason` is for the operator's eyes. */
 export class AuthError extends Error {
   override readonly name: string = 'AuthError';
-  readonly code: 'invalid_request' | 'invalid_token' | 'insufficient_scope' | 'temporarily_unavailable';
+  readonly code: (typeof REFUSALS)[RefusalReason][0];
   /** HTTP status. */
   readonly status: number;
   readonly reason: RefusalReason;
   /** With `insufficient_scope`: the names of the missing claims and scopes. */
   readonly missing: readonly string[];
-  constructor(reason: RefusalReason, missing: readonly string[] = []) {
+  /** Of these, the scopes: what a client can ask its authorization server for. */
+  readonly missingScopes: readonly string[];
+  /** `kid` of the server's key that the token named. */
+  readonly keyId: string | undefined;
+  constructor(
+    reason: RefusalReason,
+    about: { missingClaims?: string[]; missingScopes?: string[]; keyId?: string | undefined } = {},
+  ) {
     const [code, status, message] = REFUSALS[reason];
-    const { stackTraceLimit } = Error;
-    Error.stackTraceLimit = 0; // a refusal is an answer, not a fault, and the stack is a third of what a malformed token costs
     super(message);
-    Error.stackTraceLimit = stackTraceLimit;
     this.code = code;
     this.status = status;
     this.reason = reason;
-    this.missing = missing;
+    this.missingScopes = about.missingScopes ?? [];
+    this.missing = [...(about.missingClaims ?? []), ...this.missingScopes];
+    this.keyId = about.keyId;
   }
 }
 
@@ -289,19 +361,71 @@ export class KeyError extends Error {
   }
 }
 
+/** Every refusal of a key or an option. */
+function check(holds: unknown, code: KeyErrorCode, message: string): asserts holds {
+  if (!holds) throw new KeyError(code, message);
+}
+
+/** Says in front of a refusal what it is about: which file, which key of a set. */
+function about<T>(place: string, act: () => T): T {
+  try {
+    return act();
+  } catch (error) {
+    throw error instanceof KeyError ? new KeyError(error.code, `${place}: ${error.message}`) : error;
+  }
+}
+
+// ## Lanes
+// --------
+
+/** How many RSA operations run at once: one per process, for the thread pool is the process's; one thread stays free. */
+const LANES = ((): number => {
+  const setting = process.env['UV_THREADPOOL_SIZE'];
+  const pool = setting === undefined ? 4 : Math.min(1024, Number.parseInt(setting, 10) || 1); // as libuv reads it
+  return Math.max(1, Math.min(availableParallelism() + 1, pool - 1));
+})();
+let freeLanes = LANES;
+const laneQueue: (() => void)[] = [];
+
+/** Runs the task in a lane, first come first served. */
+async function inLane<T>(task: () => Promise<T>): Promise<T> {
+  if (freeLanes > 0) freeLanes -= 1;
+  else await new Promise<void>((start) => laneQueue.push(start));
+  try {
+    return await task();
+  } finally {
+    const next = laneQueue.shift();
+    if (next) next();
+    else freeLanes += 1;
+  }
+}
+
 // ## Audit surface: bytes
 // -----------------------
+//
+// Everything between a stranger's bytes and "this is the user". The steps of a new token, in this order:
+//   1. parseJwe       form, sizes and canonical base64url of the compact JWE, its header by allow-list (RFC 7516 §7.1, §4)
+//   2. candidateKeys  the server's unexpired keys that its kid and alg allow (RFC 8725 §3.1: the key says its algorithm)
+//   3. decryptJwe     RSA-OAEP, then A256GCM with a random CEK where RSA gave none (RFC 7516 §5.2, §11.5)
+//   4. isNested       which level the token is of; the other one is refused (RFC 7519 §5.2)
+//   5. parseJws, pickIssuer, verifyNested   where issuers are trusted: the issuer by iss, its key by kid, the signature
+//   6. readClaims     types and limits, and the header's copies of iss, sub and aud (RFC 7519 §4.1, §5.3)
+//   7. isCurrent, judgeToken   keys, times and audience: again at every use of a known token
+// Keys pass importPrivate (RFC 7517, RFC 7518 §6.3) or readVerificationKeys before any of this.
 
 type JsonObject = Record<string, unknown>;
 
 const MAX_TOKEN = 16_384; // octets, also Node's default limit for all header fields of a request
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }); // ignoreBOM keeps the BOM, and JSON.parse refuses it
+const MAX_HEADER = 2048; // characters of the header segment
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }); // keeps the BOM, and JSON.parse refuses it
 
 const isObject = (value: unknown): value is JsonObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 const isString = (value: unknown): value is string => typeof value === 'string';
 const isStrings = (value: unknown): value is string[] => Array.isArray(value) && value.every(isString);
+const isText = (value: unknown): value is string => isString(value) && value !== '';
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
+const isOptional = (is: (value: unknown) => boolean, value: unknown): boolean => value === undefined || is(value);
 
 /** Own members only, so that a polluted Object.prototype adds none. */
 const withoutPrototype = <T extends object>(value: T): T => Object.assign(Object.create(null), value);
@@ -314,28 +438,35 @@ function decodeBase64url(text: string): Buffer | undefined {
 
 /** A JSON object in strict UTF-8. Without a prototype, so that no inherited name is ever taken for a member. */
 function parseObject(bytes: Uint8Array): JsonObject | undefined {
-  const { stackTraceLimit } = Error;
-  Error.stackTraceLimit = 0; // the stack of an error that nobody sees costs as much as the parsing
   try {
     const value: unknown = JSON.parse(utf8.decode(bytes));
     return isObject(value) ? Object.setPrototypeOf(value, null) : undefined;
   } catch {
     return undefined;
-  } finally {
-    Error.stackTraceLimit = stackTraceLimit;
   }
 }
 
-// ## Audit surface: header
-// ------------------------
+// ## Audit surface: keys
+// ----------------------
 
-interface CompactJwe {
-  header: JweHeader;
-  aad: Buffer;
-  encryptedKey: Buffer;
-  iv: Buffer;
-  ciphertext: Buffer;
-  tag: Buffer;
+interface PublicKey {
+  kid: string;
+  alg: RsaAlg;
+  modulusOctets: number;
+  publicKey: KeyObject;
+  publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>>;
+}
+interface DecryptionKey extends PublicKey {
+  /** Made of kid, alg and modulus: a key that is read again is the same key. */
+  id: string;
+  /** The private members and no others. */
+  privateJwk: Jwk;
+  /** CryptoKeys that no operation uses now. The runtime serializes operations on one, so each lane takes its own. */
+  idle: webcrypto.CryptoKey[];
+  /** When it may be published: nbf, else iat, else at once. */
+  start: number;
+  /** When it stops decrypting. */
+  exp: number;
 }
 
 const OAEP = {
@@ -343,100 +474,36 @@ const OAEP = {
   'RSA-OAEP': { node: 'sha1', subtle: 'SHA-1' }, // OAEP needs no collision resistance of its hash (RFC 8017 §B.1)
 } as const;
 const isRsaAlg = (alg: unknown): alg is RsaAlg => alg === 'RSA-OAEP-256' || alg === 'RSA-OAEP';
-
-/** Allow-lists the protected header. `jku`, `x5u`, `jwk`, `x5c` and `p2c` are never looked at, so never used. */
-function parseJweHeader(segment: string): JweHeader | undefined {
-  const bytes = decodeBase64url(segment);
-  const header = bytes && parseObject(bytes);
-  if (!header) return undefined;
-  const { alg, enc, kid, cty, typ } = header;
-  if (!isRsaAlg(alg) || enc !== 'A256GCM') return undefined;
-  if ('zip' in header || 'crit' in header) return undefined; // no compression oracle, no extension (RFC 8725 §3.6, RFC 7516 §4.1.13)
-  for (const text of [kid, cty, typ]) if (text !== undefined && !isString(text)) return undefined;
-  return header as JweHeader;
-}
-
-/** Everything that can be refused without an RSA operation, but for what only the key knows. */
-function parseJwe(jwe: unknown): CompactJwe {
-  if (!isString(jwe) || jwe.length > MAX_TOKEN) throw new AuthError('malformed');
-  const [first, second, third, fourth, fifth, sixth] = jwe.split('.', 6);
-  // An IV of 12 octets has 16 characters, a tag of 16 has 22.
-  if (!first || third?.length !== 16 || fifth?.length !== 22 || sixth !== undefined) throw new AuthError('malformed');
-  const header = parseJweHeader(first);
-  if (!header) throw new AuthError('malformed');
-  const [encryptedKey, iv, ciphertext, tag] = [second, third, fourth, fifth].map((text) => decodeBase64url(text ?? ''));
-  if (!encryptedKey || !iv || !ciphertext || !tag) throw new AuthError('malformed');
-  return { header, aad: Buffer.from(first, 'ascii'), encryptedKey, iv, ciphertext, tag };
-}
-
-// ## Audit surface: keys
-// ----------------------
-
-interface PublicKey {
-  alg: RsaAlg;
-  modulusOctets: number;
-  publicKey: KeyObject;
-  publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>>;
-}
-
-interface DecryptionKey extends PublicKey {
-  kid: string;
-  /** The private members and no others, for the lanes. */
-  privateJwk: Jwk;
-  /** One CryptoKey per lane: the runtime serializes the operations on one key. */
-  lanes: Promise<webcrypto.CryptoKey>[];
-  /** When it may be published: nbf, else iat, else at once. */
-  start: number;
-  /** When it stops decrypting. */
-  exp: number;
-  /** False once the key file no longer holds it. */
-  live: boolean;
-}
+const MAX_KEYS = 4; // unexpired ones of one algorithm: a forged token without kid costs one RSA operation a key
 
 const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
 const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => member in jwk);
 
+/** The keys of a JWK Set, or the one JWK. */
+function listKeys(set: unknown): Jwk[] {
+  const keys = isObject(set) && Object.hasOwn(set, 'keys') ? set['keys'] : [set];
+  check(Array.isArray(keys) && keys.length > 0, 'malformed', 'must be a JWK Set with at least one key');
+  return keys.map((jwk: unknown, index) =>
+    aboutKey(index, keys.length, () => {
+      check(isObject(jwk), 'malformed', 'must be a JWK, a JSON object');
+      return withoutPrototype(jwk) as unknown as Jwk;
+    }),
+  );
+}
+
+/** Says which key of a set a refusal is about, where there is more than one. */
+function aboutKey<T>(index: number, count: number, act: () => T): T {
+  return count === 1 ? act() : about(`key ${index + 1}`, act);
+}
+
 /** A big-endian integer in canonical form: no leading zero octet (RFC 7518 §2, Base64urlUInt). */
-function readUint(jwk: Jwk, member: 'n' | 'e' | (typeof PRIVATE_MEMBERS)[number], where: string): bigint {
+function readUint(jwk: Jwk, member: 'n' | 'e' | (typeof PRIVATE_MEMBERS)[number]): bigint {
   const text: unknown = jwk[member];
   const bytes = isString(text) ? decodeBase64url(text) : undefined;
-  if (!bytes?.length || bytes[0] === 0) {
-    throw new KeyError(
-      'malformed',
-      `${where}: "${member}" must be a base64url integer without padding or leading zeros; generate a new key`,
-    );
-  }
+  const canonical = bytes !== undefined && bytes.length > 0 && bytes[0] !== 0;
+  const rule = 'must be a base64url integer without padding or leading zeros; generate a new key';
+  check(canonical, 'malformed', `"${member}" ${rule}`);
   return BigInt(`0x${bytes.toString('hex')}`);
-}
-
-/** What RSA keys of both kinds must be: 2048 to 8192 bits, e = 65537, no third prime. */
-function readModulus(jwk: Jwk, where: string): { n: bigint; octets: number } {
-  const n = readUint(jwk, 'n', where);
-  const bits = n.toString(2).length;
-  if (bits < 2048 || bits > 8192)
-    throw new KeyError('weak', `${where}: the modulus has ${bits} bits; use 2048 to 8192 (the command generates 4096)`);
-  if (n % 2n === 0n || readUint(jwk, 'e', where) !== 65537n)
-    throw new KeyError('weak', `${where}: n must be odd and e must be 65537; generate a new key`);
-  if ('oth' in jwk)
-    throw new KeyError(
-      'unsupported',
-      `${where}: keys of more than two primes ("oth") are not supported; generate a new key`,
-    );
-  return { n, octets: Math.ceil(bits / 8) };
-}
-
-/** What `kty`, `use`, `key_ops` and `alg` say must agree with what the key is here for; absent `alg` means RSA-OAEP-256. */
-function readPurpose(jwk: Jwk, operations: string[], where: string): RsaAlg {
-  const { kty, use, key_ops: ops, alg = 'RSA-OAEP-256', kid } = jwk;
-  if (kty !== 'RSA') throw new KeyError('unsupported', `${where}: "kty" must be RSA`);
-  if (use !== undefined && use !== 'enc')
-    throw new KeyError('unsupported', `${where}: "use" must be enc; a signing key cannot be an encryption key`);
-  if (ops !== undefined && !(isStrings(ops) && ops.some((op) => operations.includes(op)))) {
-    throw new KeyError('unsupported', `${where}: "key_ops" must include ${operations.join(' or ')}`);
-  }
-  if (!isRsaAlg(alg)) throw new KeyError('unsupported', `${where}: "alg" must be RSA-OAEP-256 or RSA-OAEP`);
-  if (kid !== undefined && !isString(kid)) throw new KeyError('malformed', `${where}: "kid" must be a string`);
-  return alg;
 }
 
 const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([
@@ -445,61 +512,77 @@ const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([
   ['OKP', ['crv', 'kty', 'x']],
 ]);
 
+/** The required public members in lexicographic order (RFC 7638 §3.2). */
+function publicMembers(jwk: Jwk): Record<string, string> {
+  const names = isObject(jwk) ? THUMBPRINT_MEMBERS.get(jwk.kty) : undefined;
+  check(names, 'malformed', 'A thumbprint needs an RSA, EC or OKP key');
+  return Object.fromEntries(
+    names.map((name) => {
+      const value: unknown = jwk[name];
+      check(isString(value), 'malformed', `A thumbprint needs all public members of a key: "${name}" must be a string`);
+      return [name, value];
+    }),
+  );
+}
+
 /**
  * RFC 7638 thumbprint of an RSA, EC or OKP key: base64url of the SHA-256 of its required public members.
  * @throws KeyError when a member is missing
  */
 export function jwkThumbprint(jwk: Jwk): string {
-  const members = isObject(jwk) ? THUMBPRINT_MEMBERS.get(jwk.kty) : undefined;
-  if (!members?.every((member) => isString(jwk[member])))
-    throw new KeyError('malformed', 'A thumbprint needs an RSA, EC or OKP key with all its public members');
-  return hash(
-    'sha256',
-    JSON.stringify(Object.fromEntries(members.map((member) => [member, jwk[member]]))),
-    'base64url',
-  );
+  return hash('sha256', JSON.stringify(publicMembers(jwk)), 'base64url');
 }
 
-/** Builds from n and e alone: what is published comes from the public key object, never from a private JWK less some members. */
-function buildPublic(jwk: Jwk, alg: RsaAlg, modulusOctets: number): PublicKey {
+/** What RSA keys of both kinds must be: 2048 to 8192 bits, e = 65537, no third prime. */
+function readModulus(jwk: Jwk): { n: bigint; modulusOctets: number } {
+  const n = readUint(jwk, 'n');
+  const bits = n.toString(2).length;
+  const sized = bits >= 2048 && bits <= 8192;
+  check(sized, 'weak', `the modulus has ${bits} bits; use 2048 to 8192 (the command generates 4096)`);
+  const sound = n % 2n !== 0n && readUint(jwk, 'e') === 65537n;
+  check(sound, 'weak', 'n must be odd and e must be 65537; generate a new key');
+  const twoPrimes = !('oth' in jwk);
+  check(twoPrimes, 'unsupported', 'keys of more than two primes ("oth") are not supported; generate a new key');
+  return { n, modulusOctets: Math.ceil(bits / 8) };
+}
+
+/**
+ * The public half. What kty, use, key_ops and alg say must agree with what the key is here for; absent alg means
+ * RSA-OAEP-256. Built from n and e alone: what is published is never a private JWK less some members.
+ */
+function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']): PublicKey {
+  const { kty, use, key_ops: ops, alg = 'RSA-OAEP-256', kid } = jwk;
+  check(kty === 'RSA', 'unsupported', '"kty" must be RSA');
+  const forEncryption = use === undefined || use === 'enc';
+  check(forEncryption, 'unsupported', '"use" must be enc; a signing key cannot be an encryption key');
+  const operable = ops === undefined || (isStrings(ops) && ops.some((op) => operations.includes(op)));
+  check(operable, 'unsupported', `"key_ops" must include ${operations.join(' or ')}`);
+  check(isRsaAlg(alg), 'unsupported', '"alg" must be RSA-OAEP-256 or RSA-OAEP');
+  check(isOptional(isString, kid), 'malformed', '"kid" must be a string');
+  const { modulusOctets } = readModulus(jwk);
   const publicKey = createPublicKey({ key: { kty: 'RSA', n: jwk.n ?? '', e: jwk.e ?? '' }, format: 'jwk' });
   const { n = '', e = '' } = publicKey.export({ format: 'jwk' });
-  const kid = jwk.kid ?? jwkThumbprint({ kty: 'RSA', n, e });
-  return { alg, modulusOctets, publicKey, publicJwk: { kty: 'RSA', n, e, kid, alg, use: 'enc' } };
+  const id = kid ?? jwkThumbprint({ kty: 'RSA', n, e });
+  return { kid: id, alg, modulusOctets, publicKey, publicJwk: { kty: 'RSA', n, e, kid: id, alg, use: 'enc' } };
 }
 
-function importPublic(jwk: Jwk, where: string): PublicKey {
-  if (!isObject(jwk)) throw new KeyError('malformed', `${where}: must be a JWK, a JSON object`);
-  if (isPrivate(jwk))
-    throw new KeyError(
-      'private',
-      `${where}: is a private key; only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)`,
-    );
-  return buildPublic(jwk, readPurpose(jwk, ['encrypt', 'wrapKey'], where), readModulus(jwk, where).octets);
-}
-
-function readTimes(jwk: Jwk, where: string): { start: number; exp: number } {
+function readTimes(jwk: Jwk): { start: number; exp: number } {
   for (const time of ['iat', 'nbf', 'exp'] as const) {
-    if (jwk[time] !== undefined && !isNumber(jwk[time]))
-      throw new KeyError('malformed', `${where}: "${time}" must be a number of seconds since the epoch`);
+    check(isOptional(isNumber, jwk[time]), 'malformed', `"${time}" must be a number of seconds since the epoch`);
   }
   return { start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity };
 }
 
 /** OpenSSL loads a key with a foreign d, or CRT members that do not belong together; such a key leaks or fails at work. */
-function importPrivate(jwk: Jwk, where: string): DecryptionKey {
-  const alg = readPurpose(jwk, ['decrypt', 'unwrapKey'], where);
-  const { n, octets } = readModulus(jwk, where);
-  if (!('d' in jwk))
-    throw new KeyError('public_only', `${where}: is a public key; the server needs the private one (mcp-private.json)`);
-  const [d, p, q, dp, dq, qi] = PRIVATE_MEMBERS.map((member) => readUint(jwk, member, where)) as [
-    bigint,
-    bigint,
-    bigint,
-    bigint,
-    bigint,
-    bigint,
-  ];
+function importPrivate(jwk: Jwk): DecryptionKey {
+  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
+  const known = importPublic(jwk, ['decrypt', 'unwrapKey']);
+  const { n } = readModulus(jwk);
+  const primes = PRIVATE_MEMBERS.every((member) => member in jwk);
+  const remedy = 'restore it from a backup or generate a new key';
+  check(primes, 'malformed', `a private key needs all of d, p, q, dp, dq and qi (RFC 7518 §6.3.2); ${remedy}`);
+  const [d, p, q] = [readUint(jwk, 'd'), readUint(jwk, 'p'), readUint(jwk, 'q')];
+  const [dp, dq, qi] = [readUint(jwk, 'dp'), readUint(jwk, 'dq'), readUint(jwk, 'qi')];
   const consistent =
     p > 1n &&
     q > 1n &&
@@ -511,45 +594,27 @@ function importPrivate(jwk: Jwk, where: string): DecryptionKey {
     (d * 65537n) % (p - 1n) === 1n &&
     (d * 65537n) % (q - 1n) === 1n &&
     (qi * q) % p === 1n;
-  if (!consistent)
-    throw new KeyError(
-      'inconsistent',
-      `${where}: its members do not belong together; restore it from a backup or generate a new key`,
-    );
-  const known = buildPublic(jwk, alg, octets);
-  const { kid, n: modulus, e } = known.publicJwk;
+  check(consistent, 'inconsistent', `its members do not belong together; ${remedy}`);
+  const { kty, n: modulus, e } = known.publicJwk;
+  const id = `${known.kid} ${known.alg} ${jwkThumbprint({ kty, n: modulus, e })}`;
   const members = Object.fromEntries(PRIVATE_MEMBERS.map((member) => [member, jwk[member]]));
-  return {
-    ...known,
-    kid,
-    privateJwk: { kty: 'RSA', n: modulus, e, ...members },
-    lanes: [],
-    ...readTimes(jwk, where),
-    live: true,
-  };
+  return { ...known, id, privateJwk: { kty, n: modulus, e, ...members }, idle: [], ...readTimes(jwk) };
 }
 
-/** The keys of a JWK Set, or the one JWK, with a name for each to say which one is wrong. */
-function* listKeys(set: unknown, where: string): Generator<[jwk: Jwk, where: string]> {
-  const keys = isObject(set) && 'keys' in set ? set['keys'] : [set];
-  if (!Array.isArray(keys) || keys.length === 0)
-    throw new KeyError('malformed', `${where}: must be a JWK Set with at least one key`);
-  for (const [index, jwk] of keys.entries()) {
-    const which = keys.length === 1 ? where : `${where}: key ${index + 1}`;
-    if (!isObject(jwk)) throw new KeyError('malformed', `${which}: must be a JWK, a JSON object`);
-    yield [withoutPrototype(jwk) as unknown as Jwk, which];
-  }
-}
-
-/** All keys of a set, and the limit: a forged token without `kid` costs one RSA operation a key. */
-function importPrivateSet(set: unknown, where: string, now: number): DecryptionKey[] {
-  const keys = [...listKeys(set, where)].map(([jwk, which]) => importPrivate(jwk, which));
-  if (new Set(keys.map((key) => key.kid)).size < keys.length)
-    throw new KeyError('malformed', `${where}: two keys have the same "kid"; rename or remove one`);
+/** What must hold for the keys of a server together. */
+function checkSet(keys: readonly DecryptionKey[], now: number): void {
+  const named = new Set(keys.map((key) => key.kid));
+  check(named.size === keys.length, 'malformed', 'two keys have the same "kid"; rename or remove one');
   for (const alg of Object.keys(OAEP)) {
-    if (keys.filter((key) => key.alg === alg && now < key.exp).length > 4)
-      throw new KeyError('too_many', `${where}: more than four unexpired ${alg} keys; remove the oldest`);
+    const unexpired = keys.filter((key) => key.alg === alg && now < key.exp);
+    check(unexpired.length <= MAX_KEYS, 'too_many', `more than four unexpired ${alg} keys; remove the oldest`);
   }
+}
+
+function importPrivateSet(set: unknown, now: number): DecryptionKey[] {
+  const jwks = listKeys(set);
+  const keys = jwks.map((jwk, index) => aboutKey(index, jwks.length, () => importPrivate(jwk)));
+  checkSet(keys, now);
   return keys;
 }
 
@@ -565,25 +630,27 @@ function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk
   return { keys: active ? [{ ...active.publicJwk }] : [] };
 }
 
-const oaep = (key: PublicKey, half: KeyObject) => ({
-  key: half,
+const oaep = (
+  { alg }: PublicKey,
+  key: KeyObject,
+): { key: KeyObject; padding: number; oaepHash: 'sha256' | 'sha1' } => ({
+  key,
   padding: constants.RSA_PKCS1_OAEP_PADDING,
-  oaepHash: OAEP[key.alg].node,
+  oaepHash: OAEP[alg].node,
 });
+const UNSOUND = 'does not decrypt what it encrypts; restore it from a backup or generate a new key';
 
 /** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
-function selfTest(key: DecryptionKey, where: string): void {
+function selfTest(key: DecryptionKey): void {
   const probe = randomBytes(32);
+  let decrypts = false;
   try {
     const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
-    if (privateDecrypt(oaep(key, privateKey), publicEncrypt(oaep(key, key.publicKey), probe)).equals(probe)) return;
+    decrypts = privateDecrypt(oaep(key, privateKey), publicEncrypt(oaep(key, key.publicKey), probe)).equals(probe);
   } catch {
-    /* OpenSSL's text says nothing to a user */
+    // OpenSSL's text says nothing to a user
   }
-  throw new KeyError(
-    'inconsistent',
-    `${where}: does not decrypt what it encrypts; restore it from a backup or generate a new key`,
-  );
+  check(decrypts, 'inconsistent', UNSOUND);
 }
 
 /**
@@ -593,134 +660,53 @@ function selfTest(key: DecryptionKey, where: string): void {
  */
 export function publicJwks(set: JwkSet | Jwk): JwkSet {
   const now = Date.now() / 1000;
-  const keys = [...listKeys(set, 'JWK Set')];
-  if (keys.some(([jwk]) => 'd' in jwk)) return publish(importPrivateSet(set, 'JWK Set', now), now);
-  return publish(
-    keys.map(([jwk, where]) => ({ ...importPublic(jwk, where), ...readTimes(jwk, where) })),
-    now,
-  );
-}
-
-const generateRsaPair = promisify(generateRsa);
-
-/**
- * Makes an RSA pair off the main thread: seconds at 4096 bits.
- * @param options `modulusLength` in bits (4096), `alg` (RSA-OAEP-256)
- * @throws KeyError for a size or algorithm outside the lists
- */
-export async function generateKeyPair(
-  options: { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg } = {},
-): Promise<{ privateJwk: RsaPrivateJwk; publicJwk: RsaPublicJwk }> {
-  const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
-  if (![2048, 3072, 4096].includes(modulusLength))
-    throw new KeyError('option', 'modulusLength must be 2048, 3072 or 4096');
-  if (!isRsaAlg(alg)) throw new KeyError('option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
-  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
-  const der = {
-    publicKeyEncoding: { type: 'spki', format: 'der' },
-    privateKeyEncoding: { type: 'pkcs8', format: 'der' },
-  } as const;
-  const { privateKey } = await generateRsaPair('rsa', { modulusLength, publicExponent: 65537, ...der });
-  const exported = createPrivateKey({ key: privateKey, type: 'pkcs8', format: 'der' }).export({ format: 'jwk' });
-  const { publicJwk, privateJwk } = importPrivate({ ...exported, kty: 'RSA', alg }, 'generated key');
-  return {
-    privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) } as RsaPrivateJwk,
-    publicJwk,
-  };
+  return about('JWK Set', () => {
+    const jwks = listKeys(set);
+    if (jwks.some(isPrivate)) return publish(importPrivateSet(set, now), now);
+    const keys = jwks.map((jwk, index) =>
+      aboutKey(index, jwks.length, () => ({ ...importPublic(jwk), ...readTimes(jwk) })),
+    );
+    return publish(keys, now);
+  });
 }
 
 // ## Audit surface: JWE
 // ---------------------
 
-/** What one verifier may use of the process's lanes, and does. */
-interface Share {
-  concurrency: number;
-  running: number;
-}
-/** A place in the queue; `leave` says whether it was still one. */
-interface Place {
-  leave: () => boolean;
-}
-interface Ticket {
-  share: Share;
-  start: (lane: number) => void;
-  cancel: (reason: AuthError) => void;
+interface CompactJwe {
+  header: JweHeader;
+  aad: Buffer;
+  encryptedKey: Buffer;
+  iv: Buffer;
+  ciphertext: Buffer;
+  tag: Buffer;
 }
 
-/** One limiter per process, for the thread pool is the process's; it leaves one thread of the pool for everyone else. */
-const LANES = ((): number => {
-  const setting = process.env['UV_THREADPOOL_SIZE'];
-  const pool = setting === undefined ? 4 : Math.min(1024, Number.parseInt(setting, 10) || 1); // as libuv reads it
-  return Math.max(1, Math.min(availableParallelism() + 1, pool - 1));
-})();
-const freeLanes: number[] = Array.from({ length: LANES }, (_, lane) => lane);
-const tickets: Ticket[] = [];
+/** RFC 7516 §7.1. An IV of 12 octets has 16 characters, a tag of 16 has 22. */
+const COMPACT_JWE = /^([\w-]+)\.([\w-]*)\.([\w-]{16})\.([\w-]*)\.([\w-]{22})$/;
 
-function startTickets(): void {
-  while (freeLanes.length > 0) {
-    const index = tickets.findIndex(({ share }) => share.running < share.concurrency);
-    const [ticket] = index < 0 ? [] : tickets.splice(index, 1);
-    const lane = ticket && freeLanes.pop();
-    if (!ticket || lane === undefined) return;
-    ticket.share.running += 1;
-    ticket.start(lane);
-  }
+/** Allow-lists the protected header. `jku`, `x5u`, `jwk`, `x5c` and `p2c` are never looked at, so never used. */
+function parseJweHeader(segment: string): JweHeader | undefined {
+  const bytes = segment.length <= MAX_HEADER ? decodeBase64url(segment) : undefined;
+  const header = bytes && parseObject(bytes);
+  if (!header) return undefined;
+  const { alg, enc, kid, cty, typ } = header;
+  if (!isRsaAlg(alg) || enc !== 'A256GCM') return undefined;
+  // No compression oracle, no extension (RFC 8725 §3.6, RFC 7516 §4.1.13).
+  if ('zip' in header || 'crit' in header) return undefined;
+  if (![kid, cty, typ].every((text) => isOptional(isString, text))) return undefined;
+  return withoutPrototype<JweHeader>({ ...header, alg, enc });
 }
 
-/** Runs the task in a lane, first come first served. `leave` gives up a place in the queue (true if it still was one); `done` then rejects. */
-function inLane<T>(share: Share, task: (lane: number) => Promise<T>): { done: Promise<T>; leave: () => boolean } {
-  let ticket: Ticket | undefined;
-  const turn = new Promise<number>((start, cancel) => tickets.push((ticket = { share, start, cancel })));
-  startTickets();
-  const done = turn.then(async (lane) => {
-    try {
-      return await task(lane);
-    } finally {
-      share.running -= 1;
-      freeLanes.push(lane);
-      startTickets();
-    }
-  });
-  const leave = (): boolean => {
-    const index = tickets.findIndex((other) => other === ticket);
-    if (index >= 0) tickets.splice(index, 1)[0]?.cancel(new AuthError('gone'));
-    return index >= 0;
-  };
-  return { done, leave };
-}
-
-/** RFC 7516 §11.5: a failed or wrong-sized unwrap goes on with a random CEK, so that only the tag decides. */
-async function unwrapKey(key: DecryptionKey, encryptedKey: Buffer, lane: number): Promise<Buffer> {
-  const random = randomBytes(32);
-  const { subtle } = webcrypto; // off the event loop; node:crypto's privateDecrypt would block it for milliseconds
-  const imported = (key.lanes[lane] ??= subtle.importKey(
-    'jwk',
-    withoutPrototype(key.privateJwk),
-    { name: 'RSA-OAEP', hash: OAEP[key.alg].subtle },
-    false,
-    ['decrypt'],
-  ));
-  imported.catch(() => {
-    delete key.lanes[lane];
-  }); // one failure must not close the lane for good
-  const cryptoKey = await imported;
-  const cek = await subtle.decrypt({ name: 'RSA-OAEP' }, cryptoKey, new Uint8Array(encryptedKey)).then(
-    (bytes) => Buffer.from(bytes),
-    () => random,
-  );
-  return cek.length === 32 ? cek : random;
-}
-
-function openContent(jwe: CompactJwe, cek: Buffer): Buffer | undefined {
-  const decipher = createDecipheriv('aes-256-gcm', cek, jwe.iv, { authTagLength: 16 }); // without it, 4-octet tags pass on Node 20 to 24
-  decipher.setAAD(jwe.aad).setAuthTag(jwe.tag);
-  const plaintext = decipher.update(jwe.ciphertext); // not looked at before final() has checked the tag
-  try {
-    decipher.final();
-  } catch {
-    return undefined;
-  }
-  return plaintext;
+/** Everything that can be refused without an RSA operation, but for what only the key knows. */
+function parseJwe(jwe: unknown): CompactJwe {
+  const segments = isString(jwe) && jwe.length <= MAX_TOKEN ? COMPACT_JWE.exec(jwe) : null;
+  if (!segments) throw new AuthError('malformed');
+  const [, first = '', ...others] = segments;
+  const header = parseJweHeader(first);
+  const [encryptedKey, iv, ciphertext, tag] = others.map(decodeBase64url);
+  if (!header || !encryptedKey || !iv || !ciphertext || !tag) throw new AuthError('malformed');
+  return { header, aad: Buffer.from(first, 'ascii'), encryptedKey, iv, ciphertext, tag };
 }
 
 /** The keys a token may be for, the published one first. The encrypted key is exactly as long as the modulus (RFC 8017 §7.1.2). */
@@ -732,36 +718,55 @@ function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: num
   const named = kid === undefined ? usable : usable.filter((key) => key.kid === kid);
   if (named.length === 0) throw new AuthError('unknown_key');
   const fitting = named.filter((key) => key.alg === alg && key.modulusOctets === jwe.encryptedKey.length);
-  if (fitting.length === 0) throw new AuthError('malformed');
+  if (fitting.length === 0) throw new AuthError('malformed', { keyId: kid });
   return fitting.sort((a, b) => Number(b === active) - Number(a === active));
 }
 
-interface Opened {
-  plaintext: Buffer;
-  key: DecryptionKey;
+/** RFC 7516 §11.5: a failed or wrong-sized unwrap goes on with a random CEK, so that only the tag decides. */
+async function unwrapKey(key: DecryptionKey, encryptedKey: Uint8Array): Promise<Buffer> {
+  const random = randomBytes(32);
+  const { subtle } = webcrypto; // off the event loop; node:crypto's privateDecrypt would block it for milliseconds
+  const { subtle: sha } = OAEP[key.alg];
+  const cryptoKey =
+    key.idle.pop() ??
+    (await subtle.importKey('jwk', withoutPrototype(key.privateJwk), { name: 'RSA-OAEP', hash: sha }, false, [
+      'decrypt',
+    ]));
+  const cek = await subtle.decrypt({ name: 'RSA-OAEP' }, cryptoKey, new Uint8Array(encryptedKey)).then(
+    (bytes) => Buffer.from(bytes),
+    () => random,
+  );
+  key.idle.push(cryptoKey);
+  return cek.length === 32 ? cek : random;
 }
 
-/** A lane is held for the RSA operation alone. */
-async function tryKeys(
-  jwe: CompactJwe,
-  keys: readonly DecryptionKey[],
-  share: Share,
-  place: Place,
-): Promise<Opened | undefined> {
-  for (const key of keys) {
-    const { done, leave } = inLane(share, (lane) => unwrapKey(key, jwe.encryptedKey, lane));
-    place.leave = leave;
-    const plaintext = openContent(jwe, await done);
-    if (plaintext) return { plaintext, key };
+function openContent(jwe: CompactJwe, cek: Buffer): Buffer | undefined {
+  // Without authTagLength, 4-octet tags pass on Node 20 to 24.
+  const decipher = createDecipheriv('aes-256-gcm', cek, jwe.iv, { authTagLength: 16 });
+  decipher.setAAD(jwe.aad).setAuthTag(jwe.tag);
+  const plaintext = decipher.update(jwe.ciphertext); // not looked at before final() has checked the tag
+  try {
+    decipher.final();
+  } catch {
+    return undefined;
   }
-  return undefined;
+  return plaintext;
+}
+
+/** Tries the candidates in turn. A lane is held for the RSA operation alone. */
+async function decryptJwe(jwe: CompactJwe, candidates: readonly DecryptionKey[]): Promise<[Buffer, DecryptionKey]> {
+  for (const key of candidates) {
+    const plaintext = openContent(jwe, await inLane(() => unwrapKey(key, jwe.encryptedKey)));
+    if (plaintext) return [plaintext, key];
+  }
+  throw new AuthError('undecryptable', { keyId: jwe.header.kid });
 }
 
 const importedSets = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
-const unlimited: Share = { concurrency: Infinity, running: 0 };
 
 /**
  * Decrypts a JWE in compact serialization (RFC 7516 §7.1), RSA-OAEP-256 or RSA-OAEP as the key says, with A256GCM.
+ * Calls wait for the process's lanes without a limit: bound them where strangers can cause them.
  * @param keys a private JWK, or a private JWK Set whose unexpired keys are tried
  * @throws AuthError (a rejection) the same for whatever is wrong with the token; KeyError for unsound keys
  */
@@ -770,42 +775,16 @@ export async function compactDecrypt(
   keys: RsaPrivateJwk | JwkSet,
 ): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
   const now = Date.now() / 1000;
+  // The checks cost milliseconds, and the text says when they are due again.
   const text = JSON.stringify(keys) ?? '';
-  let known = isObject(keys) ? importedSets.get(keys) : undefined; // the checks cost milliseconds, and the text says when they are due again
+  let known = isObject(keys) ? importedSets.get(keys) : undefined;
   if (known?.text !== text) {
-    known = { text, keys: importPrivateSet(keys, 'JWK Set', now) };
+    known = { text, keys: about('JWK Set', () => importPrivateSet(keys, now)) };
     importedSets.set(keys, known);
   }
   const parsed = parseJwe(jwe);
-  const candidates = candidateKeys(known.keys, parsed, now);
-  const opened = await tryKeys(parsed, candidates, unlimited, { leave: () => false });
-  if (!opened) throw new AuthError('undecryptable');
-  return { plaintext: new Uint8Array(opened.plaintext), protectedHeader: parsed.header };
-}
-
-/**
- * Encrypts to a JWE in compact serialization, with A256GCM and the key's own algorithm.
- * @param jwk the recipient's public key
- * @param header `cty` and `typ` to say what the plaintext is
- * @throws KeyError for an unsound or a private key
- */
-export function compactEncrypt(
-  plaintext: Uint8Array,
-  jwk: RsaPublicJwk,
-  header: { cty?: string; typ?: string } = {},
-): string {
-  const key = importPublic(jwk, 'recipient');
-  const { alg, kid } = key.publicJwk;
-  const { cty, typ } = header;
-  const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
-  const cek = randomBytes(32);
-  const iv = randomBytes(12);
-  const encryptedKey = publicEncrypt(oaep(key, key.publicKey), cek);
-  const cipher = createCipheriv('aes-256-gcm', cek, iv, { authTagLength: 16 }).setAAD(Buffer.from(aad, 'ascii'));
-  const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()]);
-  return [aad, ...[encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'))].join(
-    '.',
-  );
+  const [plaintext] = await decryptJwe(parsed, candidateKeys(known.keys, parsed, now));
+  return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
 }
 
 // ## Audit surface: JWS
@@ -813,15 +792,16 @@ export function compactEncrypt(
 
 type BoundAlg = Exclude<SignatureAlg, 'Ed25519'>;
 interface VerificationKey {
-  kid: string;
-  alg: BoundAlg;
+  /** Made of kid, algorithms and thumbprint: a key that is fetched again is the same key. */
   id: string;
+  kid: string;
+  algs: readonly BoundAlg[];
   publicKey: KeyObject;
-  /** False once its issuer withdrew it. */ live: boolean;
 }
 interface CompactJws {
   alg: BoundAlg;
   kid: string | undefined;
+  typ: string | undefined;
   signingInput: Buffer;
   payload: Buffer;
   signature: Buffer;
@@ -843,141 +823,249 @@ const BOUND_ALGS = Object.keys(SIGNATURES) as BoundAlg[];
 const boundAlg = (alg: unknown): BoundAlg | undefined =>
   BOUND_ALGS.find((known) => known === (alg === 'Ed25519' ? 'EdDSA' : alg));
 
-/** One key, one algorithm: its own `alg`, else the first that fits its type and is allowed. */
-function signatureAlg(
+/** The key's own `alg`; without one, the entries of `algorithms` that fit its type, else RS256, ES256 or EdDSA. */
+function signatureAlgs(
   jwk: Jwk,
   operation: 'sign' | 'verify',
   algorithms: readonly SignatureAlg[] | undefined,
-): BoundAlg | undefined {
+): BoundAlg[] {
   const { kty, crv, use, key_ops: ops, alg } = jwk;
-  if ((use !== undefined && use !== 'sig') || (ops !== undefined && !(isStrings(ops) && ops.includes(operation))))
-    return undefined;
-  const allowed = algorithms?.map(boundAlg) ?? BOUND_ALGS;
-  const fitting = BOUND_ALGS.filter(
-    (name) => SIGNATURES[name].kty === kty && SIGNATURES[name].crv === crv && allowed.includes(name),
+  check(
+    isOptional((value) => value === 'sig', use),
+    'unsupported',
+    '"use" is not sig',
   );
-  return alg === undefined ? fitting[0] : fitting.find((name) => name === boundAlg(alg));
+  const operable = ops === undefined || (isStrings(ops) && ops.includes(operation));
+  check(operable, 'unsupported', `"key_ops" lacks ${operation}`);
+  const fitting = BOUND_ALGS.filter((name) => SIGNATURES[name].kty === kty && SIGNATURES[name].crv === crv);
+  check(fitting.length > 0, 'unsupported', '"kty" and "crv" are none of RSA, EC P-256 and OKP Ed25519');
+  const own =
+    alg === undefined ? fitting.slice(0, algorithms ? undefined : 1) : fitting.filter((name) => name === boundAlg(alg));
+  check(own.length > 0, 'unsupported', '"alg" is not RS256, PS256, ES256 or EdDSA, or does not fit the key');
+  const allowed = algorithms?.map(boundAlg);
+  const bound = allowed ? own.filter((name) => allowed.includes(name)) : own;
+  check(bound.length > 0, 'unsupported', 'its algorithm is not in "algorithms"');
+  return bound;
 }
 
-/** Undefined for a key that is foreign, for encryption, private or unsound: an issuer's set may hold those, and they are skipped. */
-function importVerificationKey(
-  jwk: object,
-  algorithms: readonly SignatureAlg[] | undefined,
-): VerificationKey | undefined {
-  const { kty, crv, n, e, x, y, kid } = jwk as Jwk;
-  const alg = signatureAlg(jwk as Jwk, 'verify', algorithms);
-  if (!alg || 'd' in jwk || (kid !== undefined && !isString(kid))) return undefined;
-  const members = { RSA: { kty, n, e }, EC: { kty, crv, x, y }, OKP: { kty, crv, x } }[SIGNATURES[alg].kty];
+function importVerificationKey(jwk: Jwk, algorithms: readonly SignatureAlg[] | undefined): VerificationKey {
+  check(!('d' in jwk) && !('k' in jwk), 'private', 'is a private or secret key');
+  check(isOptional(isString, jwk.kid), 'malformed', '"kid" is not a string');
+  const algs = signatureAlgs(jwk, 'verify', algorithms);
+  if (jwk.kty === 'RSA') readModulus(jwk);
+  const members = publicMembers(jwk);
+  const coordinates = [members['x'], members['y']].filter(isString);
+  const sized = coordinates.every((text) => decodeBase64url(text)?.length === 32);
+  check(sized, 'malformed', 'a coordinate is not 32 octets in base64url');
+  const { kid = jwkThumbprint(jwk) } = jwk;
   try {
-    if (kty === 'RSA') readModulus(jwk as Jwk, 'issuer key');
-    else if (![x, kty === 'EC' ? y : x].every((text) => decodeBase64url(text ?? '')?.length === 32)) return undefined;
-    const publicKey = createPublicKey({ key: members as webcrypto.JsonWebKey, format: 'jwk' });
-    const thumbprint = jwkThumbprint(members as Jwk);
-    return { kid: kid ?? thumbprint, alg, id: `${alg} ${kid} ${thumbprint}`, publicKey, live: true };
+    const publicKey = createPublicKey({ key: { ...members }, format: 'jwk' });
+    return { id: `${kid} ${algs.join()} ${jwkThumbprint(jwk)}`, kid, algs, publicKey };
   } catch {
-    return undefined;
+    throw new KeyError('inconsistent', 'is no key that OpenSSL can load'); // a point that is not on the curve
   }
 }
 
+/** The usable keys of an issuer's set by id. Foreign, encryption and unsound keys are skipped; a refusal says why each was. */
+function readVerificationKeys(
+  set: unknown,
+  algorithms: readonly SignatureAlg[] | undefined,
+): Map<string, VerificationKey> {
+  check(isObject(set) && Array.isArray(set['keys']), 'malformed', 'is not a JWK Set, an object with an array "keys"');
+  const skipped: string[] = [];
+  const usable = set['keys'].flatMap((jwk: unknown, index): VerificationKey[] => {
+    try {
+      check(isObject(jwk), 'malformed', 'is not a JSON object');
+      return [importVerificationKey(withoutPrototype(jwk) as unknown as Jwk, algorithms)];
+    } catch (error) {
+      if (!(error instanceof KeyError)) throw error;
+      skipped.push(`key ${index + 1}: ${error.message}`);
+      return [];
+    }
+  });
+  const reasons = skipped.slice(0, 5).join('; ') || 'it is empty';
+  check(usable.length > 0, 'unsupported', `has no usable key for signatures (${reasons})`);
+  return new Map(usable.map((key) => [key.id, key]));
+}
+
+const COMPACT_JWS = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/; // RFC 7515 §7.1
+
 function parseJws(bytes: Buffer): CompactJws {
-  const [first, second, third, fourth] = bytes.toString('latin1').split('.', 4);
-  const [head, payload, signature] = [first, second, third].map((text) => decodeBase64url(text ?? ''));
+  const [, first = '', second = '', third = ''] = COMPACT_JWS.exec(bytes.toString('latin1')) ?? [];
+  const [head, payload, signature] = [first, second, third].map(decodeBase64url);
   const header = head && parseObject(head);
-  if (!header || !payload || !signature || third === undefined || fourth !== undefined)
-    throw new AuthError('signature');
+  if (!header || !payload || !signature) throw new AuthError('signature');
   const alg = boundAlg(header['alg']);
-  const { kid, cty } = header;
+  const { kid, cty, typ } = header;
   // crit: no extension is understood (RFC 7515 §4.1.11). cty: a second nesting is never opened.
-  if (!alg || 'crit' in header || cty !== undefined || (kid !== undefined && !isString(kid)))
-    throw new AuthError('signature');
-  return { alg, kid, signingInput: Buffer.from(`${first}.${second}`, 'latin1'), payload, signature };
+  if (!alg || 'crit' in header || cty !== undefined) throw new AuthError('signature');
+  if ((kid !== undefined && !isString(kid)) || (typ !== undefined && !isString(typ))) throw new AuthError('signature');
+  return { alg, kid, typ, signingInput: Buffer.from(`${first}.${second}`, 'latin1'), payload, signature };
+}
+
+/** The keys that the token's kid and alg allow. A token that names no key is verified only where exactly one fits. */
+function fittingKeys(jws: CompactJws, keys: ReadonlyMap<string, VerificationKey>): VerificationKey[] {
+  const fitting = [...keys.values()].filter((key) => key.algs.includes(jws.alg));
+  if (jws.kid !== undefined) return fitting.filter((key) => key.kid === jws.kid);
+  return fitting.length === 1 ? fitting : [];
 }
 
 function verifySignature(jws: CompactJws, key: VerificationKey): boolean {
-  const { digest, options } = SIGNATURES[key.alg];
+  const { digest, options } = SIGNATURES[jws.alg];
   try {
-    return jws.alg === key.alg && verify(digest, jws.signingInput, { key: key.publicKey, ...options }, jws.signature);
+    return (
+      key.algs.includes(jws.alg) && verify(digest, jws.signingInput, { key: key.publicKey, ...options }, jws.signature)
+    );
   } catch {
     return false;
   }
 }
 
-const signOffThread = promisify(sign);
-
-/** Signs off the event loop and checks the result: a private key whose public members are another's must not go unnoticed. */
-async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<string> {
-  const { kty, n, e, crv, x, y, kid } = jwk;
-  const alg = signatureAlg(jwk, 'sign', undefined);
-  const key = alg && importVerificationKey({ kty, n, e, crv, x, y, kid, alg }, undefined);
-  if (!key || !isString(jwk.d))
-    throw new KeyError(
-      'unsupported',
-      'sign.key: must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519',
-    );
-  const header = JSON.stringify({ alg, kid: key.kid, typ: 'JWT' });
-  const signingInput = Buffer.from([Buffer.from(header), payload].map((part) => part.toString('base64url')).join('.'));
-  const { digest, options } = SIGNATURES[key.alg];
-  try {
-    const signature = await signOffThread(digest, signingInput, {
-      key: createPrivateKey({ key: { ...jwk }, format: 'jwk' }),
-      ...options,
-    });
-    if (verifySignature({ alg: key.alg, kid: key.kid, signingInput, payload, signature }, key))
-      return `${signingInput}.${signature.toString('base64url')}`;
-  } catch {
-    /* OpenSSL's text says nothing to a user */
-  }
-  throw new KeyError(
-    'inconsistent',
-    'sign.key: does not sign what its public members verify; restore it from a backup or generate a new key',
-  );
-}
-
 // ## Audit surface: claims
 // ------------------------
 
-/** A frozen copy without prototypes; undefined beyond 32 levels or 1,000 values, or with a number JSON cannot carry (1e999). */
+/** A frozen copy without prototypes; refused beyond 32 levels or 1,000 values, or with a number that JSON cannot carry exactly. */
 function freezeJson(value: unknown, budget: { nodes: number }, depth = 1): unknown {
   budget.nodes -= 1;
-  if (budget.nodes < 0 || (typeof value === 'number' && !Number.isFinite(value))) throw new AuthError('claims');
+  if (budget.nodes < 0) throw new AuthError('claims');
+  if (typeof value === 'number') {
+    if (!Number.isFinite(value)) throw new AuthError('claims'); // 1e999
+    // A rounded id is another user's (RFC 7493 §2.2).
+    if (Number.isInteger(value) && !Number.isSafeInteger(value)) throw new AuthError('unsafe_integer');
+  }
   if (typeof value !== 'object' || value === null) return value;
   if (depth > 32) throw new AuthError('claims');
   if (Array.isArray(value)) return Object.freeze(value.map((item) => freezeJson(item, budget, depth + 1)));
-  const copy: JsonObject = Object.setPrototypeOf({}, null); // unlike Object.create(null) not a slow dictionary for whoever reads a claim
+  // Unlike Object.create(null), no slow dictionary for whoever reads a claim.
+  const copy: JsonObject = Object.setPrototypeOf({}, null);
   for (const [name, member] of Object.entries(value)) copy[name] = freezeJson(member, budget, depth + 1);
   return Object.freeze(copy);
 }
 
 /** The claims set (RFC 7519 §4) of an authenticated plaintext: types here, times and audience at every use. */
-function readClaims(plaintext: Buffer): AuthUser {
+function readClaims(plaintext: Uint8Array): AuthUser {
   const object = parseObject(plaintext);
   if (!object) throw new AuthError('claims');
   const claims = freezeJson(object, { nodes: 1000 }) as AuthUser;
   const { exp, nbf, iat, aud, iss, sub, jti } = claims;
   const valid =
-    [exp, nbf, iat].every((time) => time === undefined || isNumber(time)) &&
-    [iss, sub, jti].every((text) => text === undefined || isString(text)) &&
+    [exp, nbf, iat].every((time) => isOptional(isNumber, time)) &&
+    [iss, sub, jti].every((text) => isOptional(isString, text)) &&
     (aud === undefined || isString(aud) || isStrings(aud));
   if (!valid) throw new AuthError('claims');
+  // The issuer meant the token for whoever proves a key (RFC 7800 §3.1), and nobody asks for that proof here.
+  if ('cnf' in claims) throw new AuthError('cnf');
   return claims;
 }
 
-interface ClaimRules {
+/** What must hold for every token of a server. */
+interface TokenRules {
   clockTolerance: number;
   maxTokenAge: number | undefined;
   requireExp: boolean;
+  claimsMember: string | undefined;
+  /** Of tokens that no issuer signed. Empty: only a token that says for whom it is must be for this server. */
+  audience: readonly string[];
 }
 
-function judgeTimes({ exp, nbf, iat }: AuthUser, rules: ClaimRules, now: number): void {
+/** A trusted issuer as its tokens are judged by it. */
+interface Issuer {
+  readonly name: string;
+  readonly audience: readonly string[];
+  readonly typ: string | undefined;
+  readonly keys: ReadonlyMap<string, VerificationKey>;
+  isUsable(now: number): boolean;
+}
+
+/** An authentic token. What can change with time or with the keys is judged at every use. */
+interface VerifiedToken {
+  readonly auth: Auth;
+  /** The whole claims set; with `claimsMember`, `auth.user` is a member of it. */
+  readonly claims: AuthUser;
+  /** `id` of the server's key. */
+  readonly keyId: string;
+  readonly signer: { readonly issuer: Issuer; readonly keyId: string } | undefined;
+}
+
+/** Which level the token is of. Neither reads the other's: not the unsigned where issuers are trusted, nor the signed unverified. */
+function isNested(header: JweHeader, issuers: ReadonlyMap<string, Issuer>): boolean {
+  const nested = /^jwt$/i.test(header.cty ?? ''); // RFC 7519 §5.2
+  if (nested !== issuers.size > 0) throw new AuthError('signature');
+  return nested;
+}
+
+/** The inner `iss` picks the issuer and nothing else: it is judged as authentic only under that issuer's signature. */
+function pickIssuer<I extends Issuer>(claims: AuthUser, issuers: ReadonlyMap<string, I>): I {
+  if (claims.iss === undefined) throw new AuthError('claims');
+  const issuer = issuers.get(claims.iss);
+  if (!issuer) throw new AuthError('issuer');
+  return issuer;
+}
+
+/** `typ` is compared without case and without `application/` (RFC 7515 §4.1.9). */
+const mediaType = (typ: string | undefined): string | undefined => typ?.toLowerCase().replace(/^application\//, '');
+
+/** The key that verifies the signature. */
+function verifyNested(jws: CompactJws, issuer: Issuer): VerificationKey {
+  const key = fittingKeys(jws, issuer.keys).find((one) => verifySignature(jws, one));
+  if (!key) throw new AuthError('signature');
+  // RFC 8725 §3.11: an ID token or a logout token of the same issuer is no access token.
+  if (issuer.typ !== undefined && mediaType(jws.typ) !== mediaType(issuer.typ)) throw new AuthError('typ');
+  return key;
+}
+
+/** Scopes of a token: `scope` is a string, or an array as some issuers send it; else `scp`. */
+function readScopes({ scope, scp }: AuthUser): readonly string[] {
+  const value = isString(scope) || isStrings(scope) ? scope : scp;
+  const scopes = isString(value) ? value.split(' ') : Array.isArray(value) ? value : [];
+  return Object.freeze(scopes.filter(isText));
+}
+
+/** What an authentic token says: its user, and that the header's copies of claims are true (RFC 7519 §5.3). */
+function describeToken(
+  token: string,
+  header: JweHeader,
+  claims: AuthUser,
+  key: DecryptionKey,
+  signer: VerifiedToken['signer'],
+  { claimsMember }: TokenRules,
+): VerifiedToken {
+  for (const name of ['iss', 'sub', 'aud']) {
+    const copied = header[name] === undefined || JSON.stringify(header[name]) === JSON.stringify(claims[name]);
+    if (!copied) throw new AuthError('claims');
+  }
+  const user = claimsMember === undefined ? claims : claims[claimsMember];
+  if (!isObject(user) || !isOptional(isString, user['sub'])) throw new AuthError('claims');
+  const auth: Auth = {
+    user,
+    token,
+    signed: signer !== undefined,
+    keyId: key.kid,
+    scopes: readScopes(user),
+    ...(signer && { issuer: signer.issuer.name }),
+    ...(claims.exp !== undefined && { expiresAt: claims.exp }),
+  };
+  return { auth: Object.freeze(auth), claims, keyId: key.id, signer };
+}
+
+/** Whether the keys still stand for a token: the server's is there and unexpired, the issuer's not withdrawn. */
+function isCurrent({ keyId, signer }: VerifiedToken, keys: ReadonlyMap<string, DecryptionKey>, now: number): boolean {
+  const key = keys.get(keyId);
+  if (!key || now >= key.exp) return false;
+  return !signer || (signer.issuer.keys.has(signer.keyId) && signer.issuer.isUsable(now));
+}
+
+function judgeTimes({ exp, nbf, iat }: AuthUser, rules: TokenRules, now: number): void {
   const { clockTolerance, maxTokenAge, requireExp } = rules;
-  if ((requireExp && exp === undefined) || (maxTokenAge !== undefined && iat === undefined))
-    throw new AuthError('claims');
+  if (requireExp && exp === undefined) throw new AuthError('claims');
+  if (maxTokenAge !== undefined && iat === undefined) throw new AuthError('claims');
   if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired'); // "on or after" (RFC 7519 §4.1.4)
   if (exp !== undefined && iat !== undefined && exp <= iat) throw new AuthError('claims');
   if (nbf !== undefined && now < nbf - clockTolerance) throw new AuthError('not_yet_valid');
   if (iat !== undefined && now < iat - clockTolerance) throw new AuthError('not_yet_valid');
-  if (maxTokenAge !== undefined && iat !== undefined && now - iat > maxTokenAge + clockTolerance)
+  if (maxTokenAge !== undefined && iat !== undefined && now - iat > maxTokenAge + clockTolerance) {
     throw new AuthError('expired');
+  }
 }
 
 function judgeAudience({ aud }: AuthUser, expected: readonly string[]): void {
@@ -985,345 +1073,715 @@ function judgeAudience({ aud }: AuthUser, expected: readonly string[]): void {
   if (!named.some((one) => expected.includes(one))) throw new AuthError('audience');
 }
 
-/** Of a set the first key fit for encryption; a private key anywhere in it is refused, for its owner alone may hold it. */
+/**
+ * Times and audience, for new tokens and known ones alike.
+ * @param resource who the server is, for tokens of which no audience is demanded: if they name one it must be this
+ */
+function judgeToken(token: VerifiedToken, rules: TokenRules, resource: readonly string[], now: number): void {
+  judgeTimes(token.claims, rules, now);
+  const demanded = token.signer ? token.signer.issuer.audience : rules.audience;
+  if (token.signer || demanded.length > 0) judgeAudience(token.claims, demanded);
+  else if (resource.length > 0 && token.claims.aud !== undefined) judgeAudience(token.claims, resource);
+}
+
+// End of the audit surface.
+
+// ## Producing
+// ------------
+
+const refuseOptions = (message: string): never => {
+  throw new KeyError('option', message);
+};
+
+/** A misspelt option must not give an unsigned or a longer-lived token. */
+function checkNames(what: string, given: object, known: readonly string[]): void {
+  check(isObject(given), 'option', `${what} must be an object`);
+  const unknown = Object.keys(given).find((name) => !known.includes(name));
+  check(unknown === undefined, 'option', `${what}: unknown option "${unknown}"; there are ${known.join(', ')}`);
+}
+
+const isAudience = (value: unknown): value is string | string[] =>
+  isText(value) || (isStrings(value) && value.length > 0 && value.every(isText));
+
+const generateRsaPair = promisify(generateRsa);
+
+/**
+ * Makes an RSA pair off the main thread: seconds at 4096 bits.
+ * @param options `modulusLength` in bits (4096), `alg` (RSA-OAEP-256)
+ * @throws KeyError for a size or algorithm outside the lists, or an unknown option
+ */
+export async function generateKeyPair(
+  options: { modulusLength?: 2048 | 3072 | 4096; alg?: RsaAlg } = {},
+): Promise<{ privateJwk: RsaPrivateJwk; publicJwk: RsaPublicJwk }> {
+  checkNames('generateKeyPair', options, ['modulusLength', 'alg']);
+  const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
+  check([2048, 3072, 4096].includes(modulusLength), 'option', 'modulusLength must be 2048, 3072 or 4096');
+  check(isRsaAlg(alg), 'option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
+  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
+  const { privateKey } = await generateRsaPair('rsa', {
+    modulusLength,
+    publicExponent: 65537,
+    publicKeyEncoding: { type: 'spki', format: 'der' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'der' },
+  });
+  const exported = createPrivateKey({ key: privateKey, type: 'pkcs8', format: 'der' }).export({ format: 'jwk' });
+  const { publicJwk, privateJwk } = importPrivate({ ...exported, kty: 'RSA', alg });
+  return {
+    privateJwk: { ...privateJwk, ...publicJwk, iat: Math.floor(Date.now() / 1000) } as RsaPrivateJwk,
+    publicJwk,
+  };
+}
+
+/** A public key to encrypt to. Whoever holds a private one by mistake must hear of it. */
+function importRecipient(jwk: Jwk): PublicKey {
+  const remedy = "only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)";
+  check(!isPrivate(jwk), 'private', `is a private key; ${remedy}`);
+  return importPublic(jwk);
+}
+
+/**
+ * Encrypts to a JWE in compact serialization, with A256GCM and the key's own algorithm.
+ * @param jwk the recipient's public key
+ * @param header `cty` and `typ` to say what the plaintext is
+ * @throws KeyError for an unsound or a private key, or another header parameter
+ */
+export function compactEncrypt(
+  plaintext: Uint8Array,
+  jwk: RsaPublicJwk,
+  header: { cty?: string; typ?: string } = {},
+): string {
+  checkNames('compactEncrypt header', header, ['cty', 'typ']);
+  const key = about('recipient', () => {
+    check(isObject(jwk), 'malformed', 'must be a JWK, a JSON object');
+    return importRecipient(withoutPrototype(jwk));
+  });
+  const { alg, kid } = key;
+  const { cty, typ } = header;
+  const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
+  const cek = randomBytes(32);
+  const iv = randomBytes(12);
+  const encryptedKey = publicEncrypt(oaep(key, key.publicKey), cek);
+  const cipher = createCipheriv('aes-256-gcm', cek, iv, { authTagLength: 16 }).setAAD(Buffer.from(aad, 'ascii'));
+  const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()]);
+  const segments = [encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'));
+  return [aad, ...segments].join('.');
+}
+
+/** Of a set the key that is published now, among those fit for encryption; a private key anywhere in it is refused. */
 function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
-  const keys = [...listKeys(recipient, 'recipient')];
-  const secret = keys.find(([jwk]) => isPrivate(jwk));
-  let refusal: unknown;
-  for (const [jwk, where] of secret ? [secret] : keys) {
-    try {
-      return importPublic(jwk, where).publicJwk;
-    } catch (error) {
-      refusal ??= error;
-    }
+  return about('recipient', () => {
+    const jwks = listKeys(recipient);
+    const secret = jwks.find(isPrivate);
+    if (secret) importRecipient(secret);
+    let refusal: unknown;
+    const usable = jwks.flatMap((jwk, index) => {
+      try {
+        return [aboutKey(index, jwks.length, () => ({ ...importRecipient(jwk), ...readTimes(jwk) }))];
+      } catch (error) {
+        refusal ??= error;
+        return [];
+      }
+    });
+    const active = activeKey(usable, Date.now() / 1000);
+    check(active || refusal, 'expired', 'every key has expired; fetch the JWK Set of the server again');
+    if (!active) throw refusal;
+    return active.publicJwk;
+  });
+}
+
+const signOffThread = promisify(sign);
+
+/** Signs off the event loop and checks the result: a private key whose public members are another's must not go unnoticed. */
+async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<string> {
+  const { key, alg } = about('sign.key', () => {
+    const { kty, n, e, crv, x, y, kid, alg: own } = jwk;
+    check(isText(jwk.d), 'unsupported', 'must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
+    const [bound] = signatureAlgs(jwk, 'sign', undefined);
+    const members = withoutPrototype({ kty, n, e, crv, x, y, kid, alg: bound }) as Jwk;
+    return { key: importVerificationKey(members, undefined), alg: own ?? bound };
+  });
+  const [bound = 'EdDSA'] = key.algs;
+  const header = JSON.stringify({ alg, kid: key.kid, typ: 'JWT' });
+  const segments = [Buffer.from(header), payload].map((part) => part.toString('base64url'));
+  const signingInput = Buffer.from(segments.join('.'));
+  const { digest, options } = SIGNATURES[bound];
+  let token: string | undefined;
+  try {
+    const privateKey = createPrivateKey({ key: { ...jwk }, format: 'jwk' });
+    const signature = await signOffThread(digest, signingInput, { key: privateKey, ...options });
+    const jws = { alg: bound, kid: key.kid, typ: 'JWT', signingInput, payload, signature };
+    if (verifySignature(jws, key)) token = `${signingInput}.${signature.toString('base64url')}`;
+  } catch {
+    // OpenSSL's text says nothing to a user
   }
-  throw refusal;
+  const remedy = 'restore it from a backup or generate a new key';
+  check(token, 'inconsistent', `sign.key: does not sign what its public members verify; ${remedy}`);
+  return token;
+}
+
+/** The claims as a server would read them, or a TypeError: better here than a token that nobody takes. */
+function encodeClaims(claims: object): Buffer {
+  const payload = Buffer.from(JSON.stringify(claims));
+  try {
+    readClaims(payload);
+  } catch {
+    throw new TypeError(
+      'No server takes these claims: iss, sub and jti are strings, aud a string or strings, exp, nbf and iat numbers; ' +
+        'integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
+    );
+  }
+  return payload;
+}
+
+/** What {@link encryptToken} takes beside claims and recipient. */
+export interface EncryptTokenOptions {
+  /** Seconds, 3600; null for a token without `exp`. */
+  expiresIn?: number | null;
+  /** An issuer's private JWK, its `iss`, and the server that the token is for. */
+  sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] };
 }
 
 /**
  * Mints a token as a producer does: claims, encrypted to the server's public key, and signed before that with `sign`.
  * Sets `iat`, `exp` and `kid`, and with `sign` also `iss` and `aud`; claims given win.
- * @param options `expiresIn` in seconds (3600; null for no `exp`); `sign` with the issuer's private JWK, its name and the audience
- * @throws KeyError for an unsound or private recipient, or an unsound signing key; TypeError for claims no server would take
+ * @param recipient a public key, or a JWK Set: of that, the key that is published now
+ * @throws KeyError for an unsound or private recipient, an unsound signing key or an unknown option; TypeError for claims
+ * that no server would take
  */
 export async function encryptToken(
   claims: object,
   recipient: RsaPublicJwk | JwkSet,
-  options: {
-    expiresIn?: number | null;
-    sign?: { key: PrivateSigningJwk; issuer: string; audience: string | string[] };
-  } = {},
+  options: EncryptTokenOptions = {},
 ): Promise<string> {
+  checkNames('encryptToken', options, ['expiresIn', 'sign']);
   const { expiresIn, sign: signing } = options;
   if (!isObject(claims)) throw new TypeError('claims must be an object');
-  if (
-    signing !== undefined &&
-    !(
-      isObject(signing) &&
-      isObject(signing.key) &&
-      isString(signing.issuer) &&
-      (isString(signing.audience) || isStrings(signing.audience))
-    )
-  ) {
-    throw new KeyError('unsupported', 'sign needs a key (a private JWK for signatures), an issuer and an audience');
+  if (signing !== undefined) {
+    checkNames('sign', signing, ['key', 'issuer', 'audience']);
+    const complete = isObject(signing.key) && isText(signing.issuer) && isAudience(signing.audience);
+    check(complete, 'unsupported', 'sign needs a key (a private JWK for signatures), an issuer and an audience');
   }
   const stated = Object.fromEntries(Object.entries(claims).filter(([, value]) => value !== undefined));
   if ('exp' in stated && expiresIn !== undefined)
     throw new TypeError('Give either the claim exp or expiresIn, not both');
-  if (expiresIn !== undefined && expiresIn !== null && !(isNumber(expiresIn) && expiresIn > 0))
+  if (!isOptional((value) => value === null || (isNumber(value) && value > 0), expiresIn)) {
     throw new TypeError('expiresIn must be a positive number of seconds, or null');
+  }
   const jwk = pickRecipient(recipient);
   const iat = Math.floor(Date.now() / 1000);
   const times = expiresIn === null ? { iat } : { iat, exp: iat + (expiresIn ?? 3600) };
   const who = signing && { iss: signing.issuer, aud: signing.audience };
-  const payload = Buffer.from(JSON.stringify({ ...who, ...times, ...stated }));
+  const payload = encodeClaims({ ...who, ...times, ...stated });
   const token = signing
     ? compactEncrypt(Buffer.from(await compactSign(payload, signing.key)), jwk, { cty: 'JWT' })
     : compactEncrypt(payload, jwk);
-  if (token.length > MAX_TOKEN)
-    throw new TypeError(
-      `The token would have ${token.length} characters; servers take at most ${MAX_TOKEN}: put less into the claims`,
-    );
+  const limit = `servers take at most ${MAX_TOKEN}: put less into the claims`;
+  if (token.length > MAX_TOKEN) throw new TypeError(`The token would have ${token.length} characters; ${limit}`);
   return token;
 }
 
-// End of the audit surface.
+// ## Events
+// ---------
+
+/** What goes with a request: its user, and what getAuthInfo() says of the server. */
+interface RequestContext {
+  readonly auth: Auth | undefined;
+  readonly resource?: string | undefined;
+  readonly resourceMetadataUrl?: string | undefined;
+}
+const NOBODY: RequestContext = Object.freeze({ auth: undefined });
+
+/** Two copies of this file in one process, such as a bundler's, share the context. Its shape is fixed for version 1. */
+const SHARED: unique symbol = Symbol.for('mcp-auth-middleware/1');
+const shared = globalThis as { [SHARED]?: AsyncLocalStorage<RequestContext> };
+const context = (shared[SHARED] ??= new AsyncLocalStorage<RequestContext>());
+
+const warned = new Set<string>();
+/** A process warning, once for each different text. */
+function warnOnce(code: string, message: string): void {
+  if (warned.has(message) || warned.size > 1000) return;
+  warned.add(message);
+  process.emitWarning(message, { code, type: 'McpAuthWarning' });
+}
+
+/** Paths, names and kids as a terminal may see them: control characters could hide what a message says. */
+const printable = (text: string): string =>
+  text.replace(
+    /[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+
+type Listener = (event: AuthEvent) => unknown;
+const diagnostics = channel('mcp-auth-middleware');
+
+/** Tells listeners and the diagnostics channel, in nobody's context. A listener that fails changes no answer. */
+function tell(listeners: readonly Listener[], event: AuthEvent): void {
+  if (listeners.length === 0 && !diagnostics.hasSubscribers) return;
+  Object.freeze(event);
+  const failed = (): void =>
+    warnOnce('MCP_AUTH_ON_EVENT', 'onEvent threw or rejected; authentication goes on without it');
+  context.run(NOBODY, () => {
+    for (const listener of listeners) {
+      try {
+        Promise.resolve(listener(event)).catch(failed);
+      } catch {
+        failed();
+      }
+    }
+    if (diagnostics.hasSubscribers) diagnostics.publish(event);
+  });
+}
+
+/** Where an exception of our own came from, for the operator; its text may quote what it was thrown over. */
+function warnOfFault(error: unknown): void {
+  const [, place = ''] = /\n\s+at ([^\n]*)/.exec(error instanceof Error ? (error.stack ?? '') : '') ?? [];
+  const name = error instanceof Error ? error.name : typeof error;
+  warnOnce('MCP_AUTH_FAILED', `mcp-auth-middleware failed and answered 500: ${printable(`${name} at ${place}`)}`);
+}
 
 // ## Key sets
 // -----------
 
-type Report = (event: AuthEvent) => void;
+/** The promise's result, or what `late` gives after so many milliseconds. */
+function within<T>(ms: number, promise: Promise<T>, late: () => T): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      try {
+        resolve(late());
+      } catch (error) {
+        reject(error);
+      }
+    }, ms);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
 
-const warned = new Set<string>();
-function warnOnce(code: string, message: string): void {
-  if (!warned.has(code)) process.emitWarning(message, { code, type: 'McpAuthWarning' });
-  warned.add(code);
+/** What is looked at again and again. */
+interface Refreshed {
+  tick(): void;
+}
+const refreshed = new Set<WeakRef<Refreshed>>();
+let ticking: NodeJS.Timeout | undefined;
+
+/** One timer for the process, once a second. It keeps neither the process nor an owner alive. */
+function keepFresh(owner: Refreshed): void {
+  refreshed.add(new WeakRef(owner));
+  ticking ??= context.run(NOBODY, () => setInterval(tickAll, 1000));
+  ticking.unref();
+}
+
+function tickAll(): void {
+  for (const reference of refreshed) {
+    const owner = reference.deref();
+    if (!owner) refreshed.delete(reference);
+    try {
+      owner?.tick();
+    } catch (error) {
+      warnOfFault(error); // such as a clock of the user's that throws: no reason to end the process
+    }
+  }
+  if (refreshed.size > 0) return;
+  clearInterval(ticking);
+  ticking = undefined;
+}
+
+/** Says a failure once when it begins or changes, and once a minute while it lasts. */
+class FailureReport {
+  readonly #code: string;
+  readonly #report: (event: AuthEvent) => void;
+  #message = '';
+  #said = 0;
+  constructor(code: string, report: (event: AuthEvent) => void) {
+    this.#code = code;
+    this.#report = report;
+  }
+
+  say(event: AuthEvent & { message: string }): void {
+    const now = performance.now();
+    if (event.message === this.#message && now - this.#said < 60_000) return;
+    this.#message = event.message;
+    this.#said = now;
+    this.#report(event);
+    warnOnce(this.#code, event.message);
+  }
+
+  over(): void {
+    this.#message = '';
+  }
 }
 
 const MAX_KEY_FILE = 1_048_576; // octets; four 8192-bit keys have 26,000
 const OPEN_FLAGS = files.O_RDONLY | (files.O_NONBLOCK ?? 0); // a FIFO must not hang the server
+/** FAT, exFAT, NTFS, SMB, 9P, FUSE and VirtualBox shares, whose modes are made up (statfs(2)). */
+const WITHOUT_MODES = new Set([
+  0x4d44, 0x2011bab0, 0x5346544e, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x65735546, 0x786f4256,
+]);
 
-function parseKeyFile(path: string, text: Buffer, now: number): DecryptionKey[] {
-  const set = parseObject(text);
-  if (!set)
-    throw new KeyError(
-      'malformed',
-      `${path}: is not a JSON object in UTF-8; generate keys with "mcp-auth-middleware generate"`,
-    );
-  const keys = importPrivateSet(set, path, now);
-  if ([...listKeys(set, path)].some(([jwk]) => jwk.alg === undefined)) {
-    warnOnce(
-      'MCP_AUTH_KEY_ALG',
-      `A key in ${path} has no "alg" and is taken as RSA-OAEP-256; for producers that send RSA-OAEP add "alg": "RSA-OAEP" to it`,
-    );
-  }
-  return keys;
+interface FileState {
+  isFile(): boolean;
+  mode: bigint;
+  size: bigint;
+  mtimeNs: bigint;
+  ctimeNs: bigint;
+  ino: bigint;
+  dev: bigint;
 }
 
 /** What tells one state of a file from another, through a Kubernetes symlink swap as well. Refuses what is no file. */
-function describeFile(
-  path: string,
-  stat: { isFile(): boolean; mode: bigint; size: bigint; mtimeNs: bigint; ctimeNs: bigint; ino: bigint },
-): string {
-  if (!stat.isFile() || stat.size > MAX_KEY_FILE)
-    throw new KeyError('unreadable', `${path}: must be a regular file of at most 1 MiB`);
-  if ((stat.mode & 0o004n) !== 0n && process.platform !== 'win32') {
-    warnOnce(
-      'MCP_AUTH_KEY_FILE_MODE',
-      `Every user of this machine can read the private keys in ${path}: chmod 600 (or 440 with a group of its own)`,
-    );
-  }
-  return [stat.mtimeNs, stat.ctimeNs, stat.size, stat.ino].join();
+function describeFile(path: string, stat: FileState): string {
+  const regular = stat.isFile() && stat.size <= MAX_KEY_FILE;
+  check(regular, 'unreadable', `${printable(path)}: must be a regular file of at most 1 MiB`);
+  if ((stat.mode & 0o004n) !== 0n) warnOfMode(path);
+  return [stat.mtimeNs, stat.ctimeNs, stat.size, stat.ino, stat.dev].join();
 }
 
+function warnOfMode(path: string): void {
+  try {
+    if (process.platform === 'win32' || WITHOUT_MODES.has(statfsSync(path).type >>> 0)) return;
+  } catch {
+    // gone meanwhile: its mode was true
+  }
+  const remedy = 'chmod 600 (or 440 with a group of its own)';
+  warnOnce(
+    'MCP_AUTH_KEY_FILE_MODE',
+    `Every user of this machine can read the private keys in ${printable(path)}: ${remedy}`,
+  );
+}
+
+/** The JWKs of a key file. */
+function parseKeyFile(path: string, text: Buffer): Jwk[] {
+  const shown = printable(path);
+  const marked = text.subarray(0, 3).equals(Buffer.from([0xef, 0xbb, 0xbf]));
+  check(!marked, 'malformed', `${shown}: starts with a byte order mark (BOM); save it as UTF-8 without one`);
+  const set = parseObject(text);
+  const remedy = 'generate keys with "mcp-auth-middleware generate"';
+  check(set, 'malformed', `${shown}: is not a JSON object in UTF-8; ${remedy}`);
+  const jwks = about(shown, () => listKeys(set));
+  if (jwks.some(({ alg }) => alg === undefined)) {
+    const advice = 'for producers that send RSA-OAEP add "alg": "RSA-OAEP" to it';
+    warnOnce('MCP_AUTH_KEY_ALG', `A key in ${shown} has no "alg" and is taken as RSA-OAEP-256; ${advice}`);
+  }
+  return jwks;
+}
+
+/** What a failure to read means to the operator. */
 function unreadable(path: string, error: unknown): KeyError {
   if (error instanceof KeyError) return error;
-  const code = (error as NodeJS.ErrnoException).code;
-  if (code === 'ENOENT' || code === 'ENOTDIR')
-    return new KeyError(
-      'missing',
-      `${path}: no such key file; make one with "mcp-auth-middleware generate", or set MCP_KEY_FILE_PATH or keyFile`,
-    );
-  return new KeyError('unreadable', `${path}: cannot be read (${code}); the server's user needs read permission`);
+  const code = codeOf(error);
+  const shown = printable(path);
+  if (code === 'ENOENT' || code === 'ENOTDIR') {
+    const remedy = 'make one with "mcp-auth-middleware generate", or set MCP_KEY_FILE_PATH or keyFile';
+    return new KeyError('missing', `${shown}: no such key file; ${remedy}`);
+  }
+  return new KeyError('unreadable', `${shown}: cannot be read (${code}); the server's user needs read permission`);
 }
 
-/** The server's private keys: all decrypt until they expire, one is published. A file is re-read as it changes. */
-class KeyRing {
+/** The system's code of an error or of what caused it, such as ENOTFOUND. */
+function codeOf(error: unknown): string {
+  for (let cause = error, depth = 0; isObject(cause) && depth < 4; cause = cause['cause'], depth += 1) {
+    if (cause['name'] === 'TimeoutError') return 'timeout';
+    if (isText(cause['code'])) return cause['code'];
+  }
+  return error instanceof Error ? error.name : 'unknown';
+}
+
+/** The one look at a key file under way in this process: four that hang would take the whole thread pool, RSA with it. */
+let look: { owner: object; began: number; done: Promise<void> } | undefined;
+
+/** The server's private keys: all decrypt until they expire, one is published. A file is looked at once a second. */
+class DecryptionKeys implements Refreshed {
   keys: readonly DecryptionKey[] = [];
-  /** Counts the changes, for those who looked before one. */
-  version = 0;
+  byId: ReadonlyMap<string, DecryptionKey> = new Map();
   readonly #path: string | undefined;
+  readonly #now: () => number;
+  readonly #report: (event: AuthEvent) => void;
+  readonly #failure: FailureReport;
+  /** State of the file that was last read with success. */
   #seen = '';
-  #looked: number;
-  #forced = -Infinity;
-  #looking: Promise<void> | undefined;
+  /** When the last look began. */
+  #begun: number;
+  #active: string | undefined;
+  #catchingUp: Promise<void> | undefined;
 
   /** Throws unless there is a usable key: a server without one must not start. */
-  constructor(source: { keys: unknown } | { path: string }, now: number) {
-    this.#looked = now;
+  constructor(source: { keys: unknown } | { path: string }, now: () => number, report: (event: AuthEvent) => void) {
+    this.#now = now;
+    this.#report = report;
+    this.#failure = new FailureReport('MCP_AUTH_KEY_FILE', report);
+    this.#begun = now();
     this.#path = 'path' in source ? source.path : undefined;
-    this.keys = 'path' in source ? this.#readAtStart(source.path, now) : importPrivateSet(source.keys, 'keys', now);
-    const where = this.#path ?? 'keys';
-    for (const key of this.keys) selfTest(key, where);
-    if (!activeKey(this.keys, now)) throw new KeyError('expired', `${where}: every key has expired; generate new ones`);
+    const place = this.#path === undefined ? 'keys' : printable(this.#path);
+    const set = 'path' in source ? { keys: this.#readAtStart(source.path) } : source.keys;
+    const keys = about(place, () => importPrivateSet(set, this.#begun));
+    about(place, () => keys.forEach((key, index) => aboutKey(index, keys.length, () => selfTest(key))));
+    this.#use(keys, this.#begun);
+    check(this.#active !== undefined, 'expired', `${place}: every key has expired; generate new ones`);
+    // Without a file there is only the change of the active key to tell: no timer where there is none.
+    if (this.#path !== undefined || keys.length > 1 || keys.some(({ exp }) => exp !== Infinity)) keepFresh(this);
   }
 
-  #readAtStart(path: string, now: number): DecryptionKey[] {
-    let fd: number | undefined;
-    try {
-      fd = openSync(path, OPEN_FLAGS);
-      const stat = fstatSync(fd, { bigint: true });
-      this.#seen = describeFile(path, stat);
-      return parseKeyFile(path, readFileSync(fd), now);
-    } catch (error) {
-      throw unreadable(path, error);
-    } finally {
-      if (fd !== undefined) closeSync(fd);
+  /** What a request waits for: a process that was frozen, or whose clock was set, looks first. A second at most, and not while a look hangs. */
+  catchUp(now: number): Promise<void> | undefined {
+    if (this.#path === undefined) return undefined;
+    if (this.#catchingUp) return this.#catchingUp;
+    if (Math.abs(now - this.#begun) <= 10 || (look && performance.now() - look.began > 1000)) return undefined;
+    this.#catchingUp = within(1000, this.#lookNext(this.#path), () => {}).finally(() => {
+      this.#catchingUp = undefined;
+    });
+    return this.#catchingUp;
+  }
+
+  tick(): void {
+    const now = this.#now();
+    const active = activeKey(this.keys, now)?.kid;
+    if (active !== this.#active) {
+      this.#active = active;
+      this.#report({ type: 'keys.active', ...(active !== undefined && { keyId: active }) });
+    }
+    if (this.#path === undefined) return;
+    if (!look) void this.#look(this.#path);
+    else if (look.owner === this && performance.now() - look.began > 5000) {
+      const sentence = 'has not answered for 5 s; the last good keys go on';
+      this.#failed(new KeyError('unreadable', `${printable(this.#path)}: ${sentence}`));
     }
   }
 
-  /** 5 s after the last look, whichever way the clock moved. */
-  isDue(now: number): boolean {
-    return this.#path !== undefined && Math.abs(now - this.#looked) >= 5;
+  describe(now: number): AuthEvent {
+    const next = Math.min(...this.keys.map(({ exp }) => exp).filter((exp) => exp > now));
+    return {
+      type: 'keys.loaded',
+      kids: Object.freeze(this.keys.map(({ kid }) => kid)),
+      ...(this.#active !== undefined && { keyId: this.#active }),
+      ...(next !== Infinity && { nextExpiry: next }),
+    };
   }
 
-  /** One look for all who ask meanwhile. Never rejects: after a bad file the last good keys go on. */
-  look(now: number, report: Report): Promise<void> {
-    const path = this.#path;
-    if (path === undefined) return Promise.resolve();
-    this.#looked = now;
-    this.#looking ??= this.#reload(path, now)
-      .then(
-        (changed) => {
-          if (changed) report(this.loaded(now));
-        },
-        (error: unknown) => report({ type: 'keys.failed', reason: unreadable(path, error).code }),
-      )
+  async #lookNext(path: string): Promise<void> {
+    while (look) await look.done;
+    await this.#look(path);
+  }
+
+  /** Never rejects: after a bad file the last good keys go on. */
+  #look(path: string): Promise<void> {
+    this.#begun = this.#now();
+    const done = context
+      .run(NOBODY, () => this.#reload(path))
+      .then((changed) => {
+        this.#failure.over();
+        if (changed) this.#report(this.describe(this.#now()));
+      })
+      .catch((error: unknown) => this.#failed(unreadable(path, error)))
       .finally(() => {
-        this.#looking = undefined;
+        look = undefined;
       });
-    return this.#looking;
+    look = { owner: this, began: performance.now(), done };
+    return done;
   }
 
-  /** Whether a token that no key fits may force a look: once a second at most, for such tokens cost their sender nothing. */
-  mayLook(now: number): boolean {
-    return this.#path !== undefined && (this.#looking !== undefined || Math.abs(now - this.#forced) >= 1);
+  #failed({ code, message }: KeyError): void {
+    this.#failure.say({ type: 'keys.failed', code, message });
   }
 
-  async lookAgain(now: number, report: Report): Promise<void> {
-    if (this.#looking || !this.mayLook(now)) return this.#looking;
-    this.#forced = now;
-    await this.look(now, report);
+  #readAtStart(path: string): Jwk[] {
+    for (let attempt = 1; ; attempt += 1) {
+      let fd: number | undefined;
+      try {
+        fd = openSync(path, OPEN_FLAGS);
+        this.#seen = describeFile(path, fstatSync(fd, { bigint: true }));
+        return parseKeyFile(path, readFileSync(fd));
+      } catch (error) {
+        // A file that `rotate` is just destroying has a successor of the same name.
+        if (attempt === 2 || !(error instanceof KeyError)) throw unreadable(path, error);
+      } finally {
+        if (fd !== undefined) closeSync(fd);
+      }
+    }
   }
 
-  loaded(now: number): AuthEvent {
-    const active = activeKey(this.keys, now);
-    return { type: 'keys.loaded', ...(active && { keyId: active.kid }) };
-  }
-
-  async #reload(path: string, now: number): Promise<boolean> {
+  /** Whether there was anything new. Requests see the old keys or the new ones. */
+  async #reload(path: string): Promise<boolean> {
     const file = await open(path, OPEN_FLAGS);
+    let jwks: Jwk[];
+    let seen: string;
     try {
-      const seen = describeFile(path, await file.stat({ bigint: true }));
+      seen = describeFile(path, await file.stat({ bigint: true }));
       if (seen === this.#seen) return false;
-      const read = parseKeyFile(path, await file.readFile(), now);
-      const kept = new Map(this.keys.map((key) => [`${key.kid} ${key.alg} ${key.publicJwk.n}`, key]));
-      const pairs = read.map((key) => [key, kept.get(`${key.kid} ${key.alg} ${key.publicJwk.n}`) ?? key] as const);
-      for (const [key, same] of pairs) if (key === same) await this.#selfTest(key, path);
-      // From here on nothing waits and nothing fails: requests see the old keys or the new ones.
-      for (const key of this.keys) key.live = false;
-      for (const [{ start, exp }, same] of pairs) Object.assign(same, { start, exp, live: true });
-      this.keys = pairs.map(([, same]) => same);
-      this.version += 1;
-      this.#seen = seen;
-      return true;
+      jwks = parseKeyFile(path, await file.readFile());
     } finally {
       await file.close();
     }
+    const keys: DecryptionKey[] = [];
+    for (const [index, jwk] of jwks.entries()) {
+      await nextTurn(); // the checks of a key take milliseconds
+      keys.push(await this.#import(jwk, printable(jwks.length === 1 ? path : `${path}: key ${index + 1}`)));
+    }
+    const now = this.#now();
+    about(printable(path), () => checkSet(keys, now));
+    this.#use(keys, now);
+    this.#seen = seen;
+    return true;
   }
 
-  /** As at start, but off the event loop; no request uses this key's first lane yet. */
-  async #selfTest(key: DecryptionKey, path: string): Promise<void> {
+  /** A key that is in use already keeps its CryptoKeys; a new one is tested, off the event loop. */
+  async #import(jwk: Jwk, place: string): Promise<DecryptionKey> {
+    const key = about(place, () => importPrivate(jwk));
+    const known = this.byId.get(key.id);
+    if (known && PRIVATE_MEMBERS.every((member) => known.privateJwk[member] === jwk[member])) {
+      return { ...key, idle: known.idle };
+    }
     const probe = randomBytes(32);
-    const cek = await unwrapKey(key, publicEncrypt(oaep(key, key.publicKey), probe), 0);
-    if (!probe.equals(cek)) throw new KeyError('inconsistent', `${path}: a key does not decrypt what it encrypts`);
+    const encrypted = publicEncrypt(oaep(key, key.publicKey), probe);
+    const decrypts = probe.equals(await inLane(() => unwrapKey(key, encrypted)));
+    check(decrypts, 'inconsistent', `${place}: ${UNSOUND}`);
+    return key;
+  }
+
+  #use(keys: readonly DecryptionKey[], now: number): void {
+    this.keys = keys;
+    this.byId = new Map(keys.map((key) => [key.id, key]));
+    this.#active = activeKey(keys, now)?.kid;
   }
 }
 
 const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
 
-/** GET, without redirects (RFC 8725 §3.10 on trusting what a URL gives), in at most 5 s and 64 KiB. */
-async function fetchJwks(url: URL, algorithms: readonly SignatureAlg[] | undefined): Promise<VerificationKey[]> {
+/** GET, without redirects, in at most 5 s and 512 KiB. */
+async function fetchSet(url: URL): Promise<unknown> {
   const signal = AbortSignal.timeout(5000);
-  const response = await fetch(url, {
-    redirect: 'error',
-    signal,
-    headers: { accept: 'application/jwk-set+json, application/json' },
-  });
+  const accept = 'application/jwk-set+json, application/json';
+  const response = await fetch(url, { redirect: 'manual', signal, headers: { accept } });
+  if (response.status !== 200) {
+    await response.body?.cancel();
+    throw Object.assign(new Error('no JWK Set'), { code: `status ${response.status}` });
+  }
   const chunks: Uint8Array[] = [];
   let octets = 0;
   const write = (chunk: Uint8Array): void => {
     octets += chunk.length;
-    if (octets > 65_536) throw new KeyError('malformed', 'the JWK Set has more than 64 KiB');
+    check(octets <= 524_288, 'malformed', 'the JWK Set has more than 512 KiB');
     chunks.push(chunk);
   };
   // With the signal once more: the fetch of Node 20 and 22 loses it to the garbage collection while a body arrives.
   await response.body?.pipeTo(new WritableStream({ write }), { signal });
-  const keys = parseObject(Buffer.concat(chunks))?.['keys'];
-  const usable =
-    response.status === 200 && Array.isArray(keys)
-      ? keys.filter(isObject).flatMap((jwk) => importVerificationKey(jwk, algorithms) ?? [])
-      : [];
-  if (usable.length === 0) throw new KeyError('malformed', 'no JWK Set with a usable key');
-  return usable;
+  return parseObject(Buffer.concat(chunks));
 }
 
-/** The public keys of one trusted issuer: given, or fetched and kept for 10 min, and for 24 h while it is down. */
-class IssuerKeys {
-  readonly issuer: string;
+/** The public keys of one trusted issuer: given, or fetched and kept for ten minutes, and for 24 h while it is down. */
+class IssuerKeys implements Issuer, Refreshed {
+  readonly name: string;
   readonly audience: readonly string[];
-  keys: readonly VerificationKey[] = [];
+  readonly typ: string | undefined;
+  keys: ReadonlyMap<string, VerificationKey> = new Map();
   readonly #algorithms: readonly SignatureAlg[] | undefined;
-  readonly #url: URL | undefined;
+  readonly #source: URL | (() => Promise<unknown>) | undefined;
+  readonly #now: () => number;
+  readonly #report: (event: AuthEvent) => void;
+  readonly #failure: FailureReport;
+  /** When the last good set was asked for, any set was, and one was for an unknown kid. */
   #fetched = -Infinity;
   #tried = -Infinity;
-  #refreshed = -Infinity;
-  #failed = false;
+  #askedForKid = -Infinity;
+  /** The same as #tried by the clock that nobody sets, for the timer. */
+  #ticked = -Infinity;
+  #failing = false;
   #fetching: Promise<void> | undefined;
 
-  constructor({ issuer, jwks, algorithms }: TrustedIssuer, audience: readonly string[]) {
-    this.issuer = issuer;
+  constructor(
+    trusted: TrustedIssuer,
+    audience: readonly string[],
+    now: () => number,
+    report: (event: AuthEvent) => void,
+  ) {
+    const { issuer, jwks, algorithms, typ } = trusted;
+    this.name = issuer;
     this.audience = audience;
+    this.typ = typ;
     this.#algorithms = algorithms;
-    if (jwks instanceof URL) {
-      this.#url = new URL(jwks);
-      return;
-    }
-    const set = [...listKeys(jwks, `trustedIssuers: ${issuer}`)];
-    if (set.some(([jwk]) => 'd' in jwk || 'k' in jwk))
-      throw new KeyError(
-        'private',
-        `trustedIssuers: ${issuer}: "jwks" holds a private or secret key; give the public keys only`,
-      );
-    this.keys = set.flatMap(([jwk]) => importVerificationKey(jwk, algorithms) ?? []);
-    if (this.keys.length === 0)
-      throw new KeyError(
-        'unsupported',
-        `trustedIssuers: ${issuer}: "jwks" has no key for signatures by RS256, PS256, ES256 or EdDSA that "algorithms" allows`,
-      );
+    this.#now = now;
+    this.#report = report;
+    this.#failure = new FailureReport('MCP_AUTH_ISSUER', report);
+    if (jwks instanceof URL) this.#source = new URL(jwks);
+    else if (typeof jwks === 'function') this.#source = jwks;
+    if (this.#source) keepFresh(this);
+    else this.keys = about(`trustedIssuers: ${issuer}: "jwks"`, () => this.#readGiven(jwks));
   }
 
-  isFresh(now: number): boolean {
-    return !this.#url || now - this.#fetched < 600;
-  }
   isUsable(now: number): boolean {
-    return !this.#url || now - this.#fetched < 86_400;
+    return !this.#source || Math.abs(now - this.#fetched) < 86_400;
   }
 
   /**
-   * Brings an old set up to date. A promise when the verdict has to wait for that, known tokens' too, or a withdrawn key would be
-   * accepted once more; while the issuer is down the last good set goes on at once, and every 30 s it is tried beside that.
+   * What a verdict has to wait for, of known tokens too, or a withdrawn key would be accepted for longer than ten
+   * minutes. While the issuer is down the last good set goes on without waiting, and the timer asks again.
    */
-  update(now: number, report: Report): Promise<void> | undefined {
-    if (this.isFresh(now) || (!this.#fetching && now - this.#tried < (this.isUsable(now) ? 30 : 1))) return undefined;
-    const goesOn = this.#failed && this.isUsable(now);
-    const fetched = this.#fetch(now, report);
-    return goesOn ? undefined : fetched;
+  update(now: number): Promise<void> | undefined {
+    if (!this.#source) return undefined;
+    if (this.isUsable(now)) {
+      if (this.#failing || Math.abs(now - this.#fetched) <= 600) return undefined;
+    } else if (!this.#fetching && Math.abs(now - this.#tried) <= 1) return undefined;
+    return this.#fetching ?? this.#fetch();
   }
 
-  /** For an unknown kid, every 30 s at most. */
-  async refresh(now: number, report: Report): Promise<void> {
-    if (now - this.#refreshed < 30) return this.#fetching;
-    this.#refreshed = now;
-    await this.#fetch(now, report);
+  /** For a token whose key is not in the set: every 30 s at most, since such tokens cost their sender nothing. */
+  refresh(now: number): Promise<void> | undefined {
+    if (!this.#source || this.#fetching) return this.#fetching;
+    if (Math.abs(now - this.#askedForKid) < 30) return undefined;
+    this.#askedForKid = now;
+    return this.#fetch();
   }
 
-  async #fetch(now: number, report: Report): Promise<void> {
-    const url = this.#url;
-    if (!url) return;
+  tick(): void {
+    const due = performance.now() - this.#ticked >= (this.#failing ? 10_000 : 300_000);
+    if (due && !this.#fetching) void this.#fetch();
+  }
+
+  #readGiven(jwks: unknown): Map<string, VerificationKey> {
+    const given = listKeys(jwks);
+    const secret = given.some((jwk) => 'd' in jwk || 'k' in jwk);
+    check(!secret, 'private', 'holds a private or secret key; give the public keys only');
+    return readVerificationKeys({ keys: given }, this.#algorithms);
+  }
+
+  /** Never rejects. In nobody's context: a connection that a user's request opened would carry that user. */
+  #fetch(): Promise<void> {
+    const now = this.#now();
+    const started = performance.now();
     this.#tried = now;
-    this.#fetching ??= fetchJwks(url, this.#algorithms)
+    this.#ticked = started;
+    this.#fetching = context
+      .run(NOBODY, () => this.#read())
       .then((keys) => {
-        const kept = new Map(this.keys.map((key) => [key.id, key]));
-        for (const key of this.keys) key.live = false;
-        this.keys = keys.map((key) => Object.assign(kept.get(key.id) ?? key, { live: true }));
+        this.keys = keys;
         this.#fetched = now;
-        this.#failed = false;
-        report({ type: 'issuer.fetched', issuer: this.issuer });
+        this.#failing = false;
+        this.#failure.over();
+        this.#report({ type: 'issuer.fetched', issuer: this.name, durationMs: performance.now() - started });
       })
-      .catch((error: unknown) => {
-        this.#failed = true;
-        report({
-          type: 'issuer.failed',
-          issuer: this.issuer,
-          reason: error instanceof KeyError ? 'malformed' : 'unreachable',
-        });
-      })
+      .catch((error: unknown) => this.#failed(error, started))
       .finally(() => {
         this.#fetching = undefined;
       });
-    await this.#fetching;
+    return this.#fetching;
+  }
+
+  async #read(): Promise<Map<string, VerificationKey>> {
+    const source = this.#source;
+    const late = (): never => {
+      throw Object.assign(new Error('no answer'), { code: 'timeout' });
+    };
+    const set = source instanceof URL ? await fetchSet(source) : await within(5000, Promise.resolve(source?.()), late);
+    return readVerificationKeys(set, this.#algorithms);
+  }
+
+  #failed(error: unknown, started: number): void {
+    this.#failing = true;
+    const code = error instanceof KeyError ? 'malformed' : codeOf(error);
+    const source = this.#source instanceof URL ? this.#source.origin + this.#source.pathname : 'the function "jwks"';
+    const cause = error instanceof KeyError ? error.message : code;
+    const message = printable(`The keys of the issuer ${this.name} cannot be read from ${source}: ${cause}`);
+    const durationMs = performance.now() - started;
+    this.#failure.say({ type: 'issuer.failed', issuer: this.name, code, message, durationMs });
   }
 }
 
@@ -1332,432 +1790,387 @@ class IssuerKeys {
 
 type Rule = readonly [test: (value: unknown) => boolean, expected: string];
 
-const isText = (value: unknown): value is string => isString(value) && value !== '';
-const isTexts = (value: unknown): value is string[] => isStrings(value) && value.every(isText);
+const isListOf =
+  (is: (value: unknown) => boolean, least = 0) =>
+  (value: unknown): boolean =>
+    Array.isArray(value) && value.length >= least && value.every(is);
 const isBetween =
   (least: number, most: number) =>
   (value: unknown): boolean =>
     Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most;
-const isBoolean = (value: unknown): boolean => typeof value === 'boolean';
+const isBoolean = (value: unknown): value is boolean => typeof value === 'boolean';
 const isFunction = (value: unknown): boolean => typeof value === 'function';
 const isRawPath = (value: unknown): boolean => isString(value) && /^\/[\x21-\x7e]*$/.test(value) && !/[?#]/.test(value);
-const isHttpUrl = (value: unknown): boolean =>
+const isHttpUrl = (value: unknown): value is string =>
   isText(value) && URL.canParse(value) && /^https?:$/.test(new URL(value).protocol) && !/[#"\\\s]/.test(value);
-const isOrigin = (value: unknown): boolean => isHttpUrl(value) && new URL(String(value)).origin === value;
-const isAudience = (value: unknown): boolean => isText(value) || (isTexts(value) && value.length > 0);
+/** What carries keys or trust: nobody on the way may swap it. */
+const isSecureUrl = (url: URL): boolean =>
+  (url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback(url.hostname))) &&
+  !url.username &&
+  !url.password;
+/** RFC 8414 §2: no query and no fragment. */
+const isIssuerUrl = (value: unknown): boolean =>
+  isHttpUrl(value) && !value.includes('?') && isSecureUrl(new URL(value));
+/** As a browser sends it: of http in canonical form, of an extension or a web view as it is. */
+const isOrigin = (value: unknown): boolean =>
+  isHttpUrl(value)
+    ? new URL(value).origin === value
+    : isString(value) && /^(?!https?:)[a-z][a-z\d+.-]*:\/\/[^\s/?#"\\,]+$/i.test(value);
 /** An RFC 6749 §3.3 scope-token, which can stand in a challenge. */
 const isScopeToken = (value: unknown): boolean => isString(value) && /^[\x21\x23-\x5b\x5d-\x7e]+$/.test(value);
+const isFieldName = (value: unknown): boolean => isString(value) && /^[!#$%&'*+.^_`|~0-9a-z-]+$/i.test(value);
+const isCache = (value: unknown): boolean =>
+  value === false ||
+  (isObject(value) && Object.keys(value).join() === 'maxEntries' && isBetween(1, 1_000_000)(value['maxEntries']));
+const isCors = (value: unknown): boolean => {
+  if (value === false) return true;
+  if (!isObject(value) || !Object.keys(value).every((name) => ['origin', 'allowedHeaders'].includes(name)))
+    return false;
+  const { origin, allowedHeaders } = withoutPrototype(value);
+  return (origin === '*' || isListOf(isOrigin)(origin)) && isOptional(isListOf(isFieldName), allowedHeaders);
+};
 
+const AUDIENCE: Rule = [isAudience, 'a string or an array of strings'];
 const ISSUER_OPTIONS: Record<keyof TrustedIssuer, Rule> = {
   issuer: [isText, 'the iss of its tokens'],
   jwks: [
-    (value) =>
-      isObject(value) &&
-      (!(value instanceof URL) ||
-        ((value.protocol === 'https:' || (value.protocol === 'http:' && isLoopback(value.hostname))) &&
-          !value.username &&
-          !value.password)),
-    'a JWK Set, or a URL object: https, or http on a loopback host',
+    (value) => isFunction(value) || (value instanceof URL ? isSecureUrl(value) : isObject(value)),
+    'a JWK Set, a URL object (https, or http on a loopback host), or a function that returns a promise of a JWK Set',
   ],
-  audience: [isAudience, 'a string or an array of strings'],
-  algorithms: [
-    (value) => isTexts(value) && value.length > 0 && value.every((alg) => boundAlg(alg) !== undefined),
-    'an array of RS256, PS256, ES256, EdDSA',
-  ],
+  audience: AUDIENCE,
+  algorithms: [isListOf((alg) => boundAlg(alg) !== undefined, 1), 'an array of RS256, PS256, ES256, EdDSA'],
+  typ: [isText, 'a media type such as "at+jwt"'],
 };
 const VERIFIER_OPTIONS: Record<keyof VerifierOptions, Rule> = {
   keyFile: [isText, 'a path'],
   keys: [isObject, 'a private JWK Set'],
-  trustedIssuers: [
-    (value) => Array.isArray(value) && value.length > 0 && value.every(isObject),
-    'an array of { issuer, jwks }',
-  ],
-  audience: [isAudience, 'a string or an array of strings'],
+  trustedIssuers: [isListOf(isObject, 1), 'an array of { issuer, jwks }'],
+  audience: AUDIENCE,
   clockTolerance: [(value) => isNumber(value) && value >= 0 && value <= 300, 'a number of seconds from 0 to 300'],
   maxTokenAge: [(value) => isNumber(value) && value > 0, 'a positive number of seconds'],
   requireExp: [isBoolean, 'a boolean'],
   claimsMember: [isText, 'the name of a claim'],
-  cache: [
-    (value) =>
-      value === false ||
-      (isObject(value) && Object.keys(value).join() === 'maxEntries' && isBetween(1, 1_000_000)(value['maxEntries'])),
-    'false or { maxEntries: 1 to 1,000,000 }',
-  ],
-  concurrency: [isBetween(1, 1024), 'an integer from 1 to 1024'],
+  cache: [isCache, 'false or { maxEntries: 1 to 1,000,000 }'],
   maxPending: [isBetween(0, 1_000_000), 'an integer from 0 to 1,000,000'],
+  isRevoked: [isFunction, 'a function that returns a boolean or a promise of one'],
   now: [isFunction, 'a function that returns seconds'],
 };
 
 /** Checks every option and returns a copy that no later change to `options`, and no polluted prototype, reaches. */
 function readOptions<T extends object>(options: T, rules: Record<keyof T, Rule>, where = ''): T {
-  if (!isObject(options)) throw new KeyError('option', `${where}options must be an object`);
+  check(isObject(options), 'option', `${where}options must be an object`);
   const copy: JsonObject = Object.create(null);
   for (const [name, value] of Object.entries(options)) {
     const rule: Rule | undefined = Object.hasOwn(rules, name) ? rules[name as keyof T] : undefined;
-    if (!rule)
-      throw new KeyError('option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
-    if (value !== undefined && !rule[0](value))
-      throw new KeyError('option', `${where}option "${name}" must be ${rule[1]}`);
+    if (!rule && name === 'concurrency') {
+      warnOnce('MCP_AUTH_OPTION', 'Option "concurrency" is gone and ignored; UV_THREADPOOL_SIZE (cores + 2) decides');
+      continue;
+    }
+    check(rule, 'option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
+    check(isOptional(rule[0], value), 'option', `${where}option "${name}" must be ${rule[1]}`);
     if (value !== undefined) copy[name] = Array.isArray(value) ? [...value] : value;
   }
   return copy as T;
 }
 
-const refuseOptions = (message: string): never => {
-  throw new KeyError('option', message);
-};
 const toArray = (value: string | string[] | undefined): string[] => (isString(value) ? [value] : [...(value ?? [])]);
 
-function importIssuers(options: VerifierOptions): IssuerKeys[] {
+function importIssuers(
+  options: VerifierOptions,
+  now: () => number,
+  report: (event: AuthEvent) => void,
+): Map<string, IssuerKeys> {
   const issuers = (options.trustedIssuers ?? []).map((given) => readOptions(given, ISSUER_OPTIONS, 'trustedIssuers: '));
-  if (issuers.some(({ issuer, jwks }) => !issuer || !jwks))
-    refuseOptions('trustedIssuers: option "issuer" and option "jwks" are both needed');
-  if (new Set(issuers.map(({ issuer }) => issuer)).size < issuers.length)
-    refuseOptions('option "trustedIssuers" names an issuer twice');
-  return issuers.map((trusted) => {
-    const expected = toArray(trusted.audience ?? options.audience);
-    // Otherwise another recipient could re-encrypt a signed token to this server.
-    if (expected.length === 0)
-      refuseOptions(
-        'option "trustedIssuers" needs option "audience" or "resource": a signed token must say that it is for this server',
-      );
-    return new IssuerKeys(trusted, expected);
-  });
+  const complete = issuers.every(({ issuer, jwks }) => issuer && jwks);
+  check(complete, 'option', 'trustedIssuers: option "issuer" and option "jwks" are both needed');
+  const names = new Set(issuers.map(({ issuer }) => issuer));
+  check(names.size === issuers.length, 'option', 'option "trustedIssuers" names an issuer twice');
+  return new Map(
+    issuers.map((trusted) => {
+      const expected = toArray(trusted.audience ?? options.audience);
+      // Otherwise another recipient could re-encrypt a signed token to this server.
+      const rule = 'a signed token must say that it is for this server';
+      check(expected.length > 0, 'option', `option "trustedIssuers" needs option "audience" or "resource": ${rule}`);
+      return [trusted.issuer, new IssuerKeys(trusted, expected, now, report)];
+    }),
+  );
 }
 
 // ## Verifier
 // -----------
 
-/** An authentic token. What can change with time or with the keys is judged at every use. */
-interface Entry {
-  readonly auth: Auth;
-  /** The whole claims set; with `claimsMember`, `auth.user` is a member of it. */
-  readonly claims: AuthUser;
-  readonly key: DecryptionKey;
-  readonly signer: { issuer: IssuerKeys; key: VerificationKey } | undefined;
-}
-interface Flight {
-  promise: Promise<Entry>;
-  place: Place;
-  waiting: number;
-}
-
-/** Authentic tokens by SHA-256, least recently used first. Failures are never kept: there is no end of them. */
-class TokenCache {
-  readonly #entries = new Map<string, Entry>();
-  readonly #maxEntries: number;
+/** Least recently used entries with owners. An owner of more than `share` gives up its own oldest before anyone else loses one. */
+class OwnedCache<V> {
+  readonly #entries = new Map<string, { owner: string; value: V; octets: number }>();
+  readonly #owned = new Map<string, Set<string>>();
+  /** Owners of more than their share. */
+  readonly #large = new Set<string>();
+  readonly #limits: { entries: number; octets: number; share: number; strict: boolean };
   #octets = 0;
-  constructor(maxEntries: number) {
-    this.#maxEntries = maxEntries;
+
+  /** @param limits `strict`: nobody has more than a share even while there is room */
+  constructor(limits: { entries: number; octets: number; share: number; strict: boolean }) {
+    this.#limits = limits;
   }
 
-  get(id: string): Entry | undefined {
+  get(id: string): V | undefined {
     const entry = this.#entries.get(id);
-    if (entry) {
-      this.#entries.delete(id);
-      this.#entries.set(id, entry);
-    }
-    return entry;
+    if (!entry) return undefined;
+    this.#entries.delete(id);
+    this.#entries.set(id, entry);
+    const own = this.#owned.get(entry.owner);
+    if (own?.delete(id)) own.add(id);
+    return entry.value;
   }
 
-  set(id: string, entry: Entry): void {
+  set(id: string, owner: string, value: V, octets = 0): void {
     this.delete(id);
-    this.#entries.set(id, entry);
-    this.#octets += entry.auth.token.length;
-    for (const oldest of this.#entries.keys()) {
-      if (this.#entries.size <= this.#maxEntries && this.#octets <= 4_194_304) return;
+    const own = this.#owned.get(owner) ?? new Set();
+    this.#entries.set(id, { owner, value, octets });
+    this.#owned.set(owner, own.add(id));
+    this.#octets += octets;
+    const { entries, octets: most, share, strict } = this.#limits;
+    if (own.size > share) this.#large.add(owner);
+    while (this.#entries.size > entries || this.#octets > most || (strict && own.size > share)) {
+      const [large] = this.#large;
+      const [oldest] = (large === undefined ? undefined : this.#owned.get(large)) ?? this.#entries.keys();
+      if (oldest === undefined) return;
       this.delete(oldest);
     }
   }
 
   delete(id: string): void {
-    this.#octets -= this.#entries.get(id)?.auth.token.length ?? 0;
+    const entry = this.#entries.get(id);
+    if (!entry) return;
     this.#entries.delete(id);
+    this.#octets -= entry.octets;
+    const own = this.#owned.get(entry.owner);
+    own?.delete(id);
+    if (!own || own.size <= this.#limits.share) this.#large.delete(entry.owner);
+    if (own?.size === 0) this.#owned.delete(entry.owner);
   }
 }
 
-interface Signed {
-  claims: AuthUser;
-  signer: { issuer: IssuerKeys; key: VerificationKey };
-}
-
-/** `iss` counts only under the key set that verified it; a token that names no key only when its issuer has one that fits. */
-function matchIssuer(jws: CompactJws, issuers: readonly IssuerKeys[]): Signed | 'unknown' | 'signature' | 'issuer' {
-  let failure: 'unknown' | 'signature' | 'issuer' = 'unknown';
-  for (const issuer of issuers) {
-    const keys = issuer.keys.filter((key) => key.alg === jws.alg && (jws.kid === undefined || key.kid === jws.kid));
-    for (const key of jws.kid === undefined && keys.length > 1 ? [] : keys) {
-      if (verifySignature(jws, key)) {
-        const claims = readClaims(jws.payload);
-        if (claims.iss === issuer.issuer) return { claims, signer: { issuer, key } };
-        failure = 'issuer';
-      } else if (failure === 'unknown') failure = 'signature';
-    }
-  }
-  return failure;
-}
-
-function readScopes({ scope, scp }: AuthUser): readonly string[] {
-  const scopes = isString(scope) ? scope : scp;
-  return Object.freeze(
-    isString(scopes) ? scopes.split(' ').filter(isText) : Array.isArray(scopes) ? scopes.filter(isText) : [],
-  );
-}
-
-/** Who a session belongs to: (iss, sub), or the claims that stay when a token is refreshed. */
-function principalOf(entry: Entry | undefined): string {
-  if (!entry) return 'anonymous';
-  const {
-    auth: { user, signed },
-    claims,
-  } = entry;
-  if (user.sub !== undefined) return JSON.stringify([signed, claims.iss ?? null, user.sub]);
-  const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
-  const sorted = JSON.stringify(lasting, (_name, value: unknown) =>
-    isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value,
-  );
-  return hash('sha256', JSON.stringify([signed, claims.iss ?? null, sorted]), 'base64url');
-}
-
-/** Which principal opened which Mcp-Session-Id: 10,000 sessions, 100 a principal, least recently used first. */
+/** Whose an Mcp-Session-Id is: of the principal to whom an answer first named it, else of the one who uses it first. */
 class Sessions {
-  readonly #owners = new Map<string, string>();
-  readonly #ids = new Map<string, Set<string>>();
+  readonly #owners = new OwnedCache<string>({ entries: 10_000, octets: Infinity, share: 100, strict: true });
 
-  /** An id nobody opened here passes: another process may know it. */
-  allows(id: string, principal: string): boolean {
-    const owner = this.#owners.get(id);
-    if (owner !== principal) return owner === undefined;
-    const ids = this.#ids.get(owner);
-    this.#owners.delete(id);
-    this.#owners.set(id, owner);
-    if (ids?.delete(id)) ids.add(id);
-    return true;
-  }
-
-  /** Never re-binds. */
-  open(id: string, principal: string): void {
-    if (this.#owners.has(id)) return;
-    const ids = this.#ids.get(principal) ?? new Set();
-    this.#owners.set(id, principal);
-    this.#ids.set(principal, ids.add(id));
-    const [own] = ids.size > 100 ? ids : [];
-    const [any] = this.#owners.size > 10_000 ? this.#owners.keys() : [];
-    for (const oldest of [own ?? any]) if (oldest !== undefined) this.close(oldest);
-  }
-
-  close(id: string): void {
-    const owner = this.#owners.get(id);
-    if (owner === undefined) return;
-    const ids = this.#ids.get(owner);
-    this.#owners.delete(id);
-    ids?.delete(id);
-    if (ids?.size === 0) this.#ids.delete(owner);
+  /** Binds an unknown session, never a known one again. Returns whose it is. */
+  bind(id: string, principal: string): string {
+    const key = id.length > 64 ? `sha256 ${hash('sha256', id, 'base64url')}` : id;
+    const owner = this.#owners.get(key);
+    if (owner === undefined) this.#owners.set(key, principal, principal);
+    return owner ?? principal;
   }
 }
+
+/** Members of objects in one order, so that equal claims give equal text. */
+const sortMembers = (_name: string, value: unknown): unknown =>
+  isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value;
+
+/** Who sessions and places in the cache belong to: (signed, iss, sub), or without any sub the claims that a refreshed token keeps. */
+function principalOf({ auth: { user, signed }, claims }: VerifiedToken): string {
+  const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
+  const nameless = claims.sub === undefined && user.sub === undefined;
+  const who = nameless ? JSON.stringify(lasting, sortMembers) : [claims.sub ?? null, user.sub ?? null];
+  return hash('sha256', JSON.stringify([signed, claims.iss ?? null, who]), 'base64url');
+}
+
+interface KnownToken extends VerifiedToken {
+  readonly principal: string;
+}
+
+/** The same refusal with the key that the token was for. */
+const withKeyId = (error: unknown, keyId: string | undefined): unknown =>
+  error instanceof AuthError && error.keyId === undefined ? new AuthError(error.reason, { keyId }) : error;
 
 /** Cache, single flight, decryption, signature, claims: the one way from a token to its user. */
 class Verifier {
-  readonly ring: KeyRing;
-  readonly now: () => number;
+  readonly keys: DecryptionKeys;
   readonly sessions: Sessions = new Sessions();
-  /** Whether `audience` was given. Then every token must name it. */
-  readonly audience: readonly string[];
-  readonly #issuers: IssuerKeys[];
-  readonly #rules: ClaimRules;
-  readonly #claimsMember: string | undefined;
-  readonly #cache: TokenCache | undefined;
-  readonly #share: Share;
-  readonly #maxFlights: number;
-  readonly #flights = new Map<string, Flight>();
-  readonly #reports = new Set<Report>();
+  /** Whether only signed tokens pass. */
+  readonly signed: boolean;
+  readonly #now: () => number;
+  readonly #issuers: Map<string, IssuerKeys>;
+  readonly #rules: TokenRules;
+  readonly #isRevoked: VerifierOptions['isRevoked'];
+  readonly #cache: OwnedCache<KnownToken> | undefined;
+  /** Tokens under way by SHA-256: one decryption for all requests that bring the same one meanwhile. */
+  readonly #verifying = new Map<string, Promise<KnownToken>>();
+  readonly #maxOperations: number;
+  readonly #listeners: Listener[] = [];
+  #operations = 0;
+  #waiting = 0;
 
   constructor(given: VerifierOptions) {
     const options = readOptions(given, VERIFIER_OPTIONS);
-    const {
-      keys,
-      trustedIssuers,
-      clockTolerance = 30,
-      maxTokenAge,
-      requireExp = trustedIssuers !== undefined,
-      claimsMember,
-    } = options;
-    const {
-      cache = { maxEntries: 1000 },
-      concurrency = LANES,
-      maxPending = 256,
-      now = () => Date.now() / 1000,
-    } = options;
-    if (keys && options.keyFile !== undefined) refuseOptions('option "keys" and option "keyFile" exclude each other');
-    if (trustedIssuers && !requireExp) refuseOptions('option "requireExp" cannot be false with "trustedIssuers"');
-    const path = options.keyFile ?? process.env['MCP_KEY_FILE_PATH'];
-    if (!keys && !path)
-      throw new KeyError(
-        'missing',
-        'No private key: set MCP_KEY_FILE_PATH or option "keyFile"; make a key file with "mcp-auth-middleware generate"',
-      );
-    this.now = now;
-    this.audience = toArray(options.audience);
-    this.#issuers = importIssuers(options);
-    this.#rules = { clockTolerance, maxTokenAge, requireExp };
-    this.#claimsMember = claimsMember;
-    this.#cache = cache ? new TokenCache(cache.maxEntries) : undefined;
-    this.#share = { concurrency: Math.min(concurrency, LANES), running: 0 };
-    this.#maxFlights = maxPending + this.#share.concurrency;
-    this.ring = new KeyRing(keys ? { keys } : { path: path ?? '' }, now());
-    if (!trustedIssuers)
-      warnOnce(
-        'MCP_AUTH_SELF_ASSERTED',
-        'Tokens are encrypted but not signed: whoever can read the public key can claim to be anyone. Set trustedIssuers unless another layer authenticates the caller',
-      );
+    const { keys, keyFile, trustedIssuers, requireExp = trustedIssuers !== undefined } = options;
+    const { clockTolerance = 30, maxTokenAge, claimsMember, cache = { maxEntries: 1000 }, maxPending = 256 } = options;
+    check(!keys || keyFile === undefined, 'option', 'option "keys" and option "keyFile" exclude each other');
+    const lasting = trustedIssuers && !requireExp;
+    check(!lasting, 'option', 'option "requireExp" cannot be false with "trustedIssuers"');
+    const path = keyFile ?? process.env['MCP_KEY_FILE_PATH'];
+    const remedy = 'set MCP_KEY_FILE_PATH or option "keyFile"; make a key file with "mcp-auth-middleware generate"';
+    check(keys || path, 'missing', `No private key: ${remedy}`);
+    this.#now = options.now ?? ((): number => Date.now() / 1000);
+    this.#rules = { clockTolerance, maxTokenAge, requireExp, claimsMember, audience: toArray(options.audience) };
+    this.#isRevoked = options.isRevoked;
+    const limits = { octets: 4_194_304, share: 16, strict: false };
+    this.#cache = cache ? new OwnedCache({ entries: cache.maxEntries, ...limits }) : undefined;
+    this.#maxOperations = maxPending + LANES;
+    const report = (event: AuthEvent): void => tell(this.#listeners, event);
+    this.#issuers = importIssuers(options, () => this.now(), report);
+    this.signed = this.#issuers.size > 0;
+    this.keys = new DecryptionKeys(keys ? { keys } : { path: absolute(path ?? '') }, () => this.now(), report);
+    report(this.keys.describe(this.now()));
+    const advice = 'Set trustedIssuers unless another layer authenticates the caller';
+    const asserted = 'Tokens are encrypted but not signed: whoever can read the public key can claim to be anyone';
+    if (!this.signed) warnOnce('MCP_AUTH_SELF_ASSERTED', `${asserted}. ${advice}`);
   }
 
-  subscribe(report: Report): void {
-    this.#reports.add(report);
-    report(this.ring.loaded(this.now()));
+  /** Seconds since the epoch. No number at all would let every comparison with a time pass. */
+  now(): number {
+    const now = this.#now();
+    check(isNumber(now), 'option', 'option "now" must return a number of seconds');
+    return now;
   }
 
-  readonly report: Report = (event) => {
-    for (const report of this.#reports) report(event);
-  };
+  /** Tells the listener of every key change, beginning with the keys that are in use. */
+  subscribe(listener: Listener): void {
+    this.#listeners.push(listener);
+    tell([listener], this.keys.describe(this.now()));
+  }
 
-  /** New tokens that wait for decryption or for an issuer's keys. */
+  /** Requests that wait, for whatever. */
   get pending(): number {
-    return this.#flights.size;
+    return this.#waiting;
   }
 
-  /** At once for a known token, which never waits behind unknown ones; a promise otherwise. Throws AuthError either way. */
-  admit(token: string, client?: Pick<Head, 'onLeave'>): Entry | Promise<Entry> {
+  /** An unexpired key, and with issuers at least one whose keys are usable. */
+  isReady(): boolean {
+    const now = this.now();
+    const usable = !this.signed || [...this.#issuers.values()].some((issuer) => issuer.isUsable(now));
+    return usable && activeKey(this.keys.keys, now) !== undefined;
+  }
+
+  identify(token: string): string {
     if (token.length > MAX_TOKEN) throw new AuthError('malformed');
-    const id = hash('sha256', token, 'base64url');
+    return hash('sha256', token, 'base64url');
+  }
+
+  /**
+   * At once for a known token, which never waits behind unknown ones; a promise otherwise.
+   * @param id `identify(token)`
+   * @param resource who the server is, for tokens that need not name an audience
+   * @throws AuthError either way
+   */
+  admit(id: string, token: string, resource: readonly string[]): KnownToken | Promise<KnownToken> {
     const known = this.#cache?.get(id);
-    const again = known && this.readmit(known, this.now());
-    if (again) return again;
-    if (known) this.#cache?.delete(id);
-    return this.#join(this.#flights.get(id) ?? this.#take(id, token), id, client);
+    const update =
+      known?.auth.issuer === undefined ? undefined : this.#issuers.get(known.auth.issuer)?.update(this.now());
+    if (known && update) {
+      const again = (): KnownToken | Promise<KnownToken> => this.#current(id, known) ?? this.#verifyOnce(id, token)();
+      return this.wait(() => update.then(again).then((verified) => this.#judge(verified, resource)));
+    }
+    const current = known && this.#current(id, known);
+    if (current) return this.#judge(current, resource);
+    const verify = this.#verifyOnce(id, token);
+    return this.wait(() => verify().then((verified) => this.#judge(verified, resource)));
   }
 
-  /** A known token once more: keys, issuer, times and audience are judged at every use. Undefined when its keys no longer stand for it. */
-  readmit(entry: Entry, now: number): Entry | Promise<Entry> | undefined {
-    const update = entry.signer?.issuer.update(now, this.report);
-    if (update) return update.then(() => this.admit(entry.auth.token));
-    return this.#isCurrent(entry, now) ? this.#judge(entry, now) : undefined;
-  }
-
-  #join(flight: Flight, id: string, client: Pick<Head, 'onLeave'> | undefined): Promise<Entry> {
-    flight.waiting += 1;
-    client?.onLeave(() => {
-      flight.waiting -= 1;
-      if (flight.waiting === 0 && flight.place.leave()) this.#flights.delete(id);
+  /** Counts who waits, so that whatever hangs holds a bounded number of requests. */
+  wait<T>(start: () => Promise<T>): Promise<T> {
+    if (this.#waiting >= 16 * this.#maxOperations) throw new AuthError('overloaded');
+    const promise = start();
+    this.#waiting += 1;
+    return promise.finally(() => {
+      this.#waiting -= 1;
     });
-    return flight.promise.then((entry) => this.#judge(entry, this.now()));
   }
 
-  #isCurrent({ key, signer }: Entry, now: number): boolean {
-    return key.live && now < key.exp && (!signer || (signer.key.live && signer.issuer.isUsable(now)));
+  #current(id: string, known: KnownToken): KnownToken | undefined {
+    if (isCurrent(known, this.keys.byId, this.now())) return known;
+    this.#cache?.delete(id);
+    return undefined;
   }
 
-  #judge(entry: Entry, now: number): Entry {
-    judgeTimes(entry.claims, this.#rules, now);
-    const audience = entry.signer?.issuer.audience ?? this.audience;
-    if (audience.length > 0) judgeAudience(entry.claims, audience);
-    return entry;
-  }
-
-  /** The one decryption for all requests that bring this token meanwhile. What can be refused without it, is. */
-  #take(id: string, token: string): Flight {
-    const jwe = parseJwe(token);
-    const now = this.now();
-    let keys: DecryptionKey[] = [];
+  #judge(token: KnownToken, resource: readonly string[]): KnownToken | Promise<KnownToken> {
     try {
-      keys = candidateKeys(this.ring.keys, jwe, now);
+      judgeToken(token, this.#rules, resource, this.now());
+      return this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
     } catch (error) {
-      if (!(error instanceof AuthError && error.reason === 'unknown_key' && this.ring.mayLook(now))) throw error;
-    }
-    if (this.#flights.size >= this.#maxFlights) throw new AuthError('overloaded');
-    const place: Place = { leave: () => false };
-    const flight: Flight = { promise: this.#verify(token, jwe, keys, place), place, waiting: 0 };
-    this.#flights.set(id, flight);
-    const land = (): unknown => this.#flights.get(id) === flight && this.#flights.delete(id);
-    flight.promise.then((entry) => {
-      land();
-      this.#cache?.set(id, entry);
-    }, land);
-    return flight;
-  }
-
-  async #verify(token: string, jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Entry> {
-    try {
-      const { plaintext, key } = await this.#decrypt(jwe, keys, place);
-      const nested = /^jwt$/i.test(jwe.header.cty ?? '');
-      // Neither level reads the other's tokens: not the unsigned where a signature is required, nor the signed unverified.
-      if (nested !== this.#issuers.length > 0) throw new AuthError('signature');
-      const signed = nested ? await this.#verifyNested(parseJws(plaintext)) : undefined;
-      const claims = signed?.claims ?? readClaims(plaintext);
-      const entry = this.#entry(token, key, claims, signed?.signer);
-      if (!this.#isCurrent(entry, this.now())) throw new AuthError('unknown_key'); // the keys may have changed meanwhile
-      return entry;
-    } catch (error) {
-      throw error instanceof AuthError ? error : new AuthError('malformed'); // fail closed, and the same way
+      throw withKeyId(error, token.auth.keyId);
     }
   }
 
-  /** When no key fits, or none of them opened a token that names none, the key file may have changed: one look, one more try. */
-  async #decrypt(jwe: CompactJwe, keys: readonly DecryptionKey[], place: Place): Promise<Opened> {
-    const { version } = this.ring;
-    let opened = await tryKeys(jwe, keys, this.#share, place);
-    if (!opened && (keys.length === 0 || jwe.header.kid === undefined)) {
-      await this.ring.lookAgain(this.now(), this.report);
-      if (this.ring.version !== version)
-        opened = await tryKeys(jwe, candidateKeys(this.ring.keys, jwe, this.now()), this.#share, place);
-    }
-    if (!opened) throw new AuthError(keys.length === 0 ? 'unknown_key' : 'undecryptable');
-    return opened;
-  }
-
-  /** RFC 7519 §5.2. Fresh key sets first; then each issuer's as it arrives, so that one that is down delays no other's tokens. */
-  async #verifyNested(jws: CompactJws): Promise<Signed> {
-    const now = this.now();
-    const known = matchIssuer(
-      jws,
-      this.#issuers.filter((issuer) => issuer.isFresh(now)),
-    );
-    if (!isString(known)) return known;
-    const attempts = this.#issuers.map(async (issuer) => {
-      const update = issuer.update(now, this.report);
-      await update;
-      let match = matchIssuer(jws, [issuer]);
-      if (match === 'unknown' && !update) {
-        await issuer.refresh(now, this.report);
-        match = matchIssuer(jws, [issuer]);
-      }
-      if (!issuer.isUsable(now)) throw new AuthError('issuer_unavailable');
-      if (isString(match)) throw new AuthError(match === 'issuer' ? 'issuer' : 'signature');
-      return match;
-    });
-    return Promise.any(attempts).catch(({ errors }: { errors: AuthError[] }) => {
-      throw (
-        errors.find(({ reason }) => reason === 'issuer_unavailable') ??
-        errors.find(({ reason }) => reason === 'issuer') ??
-        errors[0]
-      );
-    });
-  }
-
-  #entry(token: string, key: DecryptionKey, claims: AuthUser, signer: Entry['signer']): Entry {
-    const user = this.#claimsMember === undefined ? claims : claims[this.#claimsMember];
-    if (!isObject(user) || (user['sub'] !== undefined && !isString(user['sub']))) throw new AuthError('claims');
-    const { exp } = claims;
-    const auth: Auth = {
-      user,
-      token,
-      signed: signer !== undefined,
-      keyId: key.kid,
-      scopes: readScopes(user),
-      ...(signer && { issuer: signer.issuer.issuer }),
-      ...(exp !== undefined && { expiresAt: exp }),
+  #askRevoked(
+    token: KnownToken,
+    isRevoked: NonNullable<VerifierOptions['isRevoked']>,
+  ): KnownToken | Promise<KnownToken> {
+    const { keyId } = token.auth;
+    const unknown = new AuthError('revocation_unavailable', { keyId });
+    const decide = (answer: unknown): KnownToken => {
+      if (answer === true) throw new AuthError('revoked', { keyId });
+      if (answer !== false) throw unknown;
+      return token;
     };
-    return { auth: Object.freeze(auth), claims, key, signer };
+    let answer: boolean | Promise<boolean>;
+    try {
+      answer = isRevoked(token.auth);
+    } catch {
+      throw unknown;
+    }
+    if (isBoolean(answer)) return decide(answer);
+    const asked = Promise.resolve(answer).catch(() => undefined);
+    return this.wait(() => within<unknown>(5000, asked, () => undefined).then(decide));
+  }
+
+  /** Refuses what needs no decryption; what it returns starts the one decryption, or joins it. */
+  #verifyOnce(id: string, token: string): () => Promise<KnownToken> {
+    const running = this.#verifying.get(id);
+    if (running) return () => running;
+    const jwe = parseJwe(token);
+    const candidates = candidateKeys(this.keys.keys, jwe, this.now());
+    return () => {
+      if (this.#operations >= this.#maxOperations) throw new AuthError('overloaded');
+      this.#operations += 1;
+      const verifying = this.#verify(token, jwe, candidates)
+        .then((verified) => {
+          this.#cache?.set(id, verified.principal, verified, token.length);
+          return verified;
+        })
+        .finally(() => this.#verifying.delete(id));
+      this.#verifying.set(id, verifying);
+      return verifying;
+    };
+  }
+
+  async #verify(token: string, jwe: CompactJwe, candidates: readonly DecryptionKey[]): Promise<KnownToken> {
+    try {
+      const [plaintext, key] = await decryptJwe(jwe, candidates).finally(() => {
+        this.#operations -= 1;
+      });
+      const nested = isNested(jwe.header, this.#issuers);
+      const { claims, signer } = nested
+        ? await this.#verifySigned(plaintext)
+        : { claims: readClaims(plaintext), signer: undefined };
+      const verified = describeToken(token, jwe.header, claims, key, signer, this.#rules);
+      // The keys may have changed meanwhile.
+      if (!isCurrent(verified, this.keys.byId, this.now())) throw new AuthError('unknown_key');
+      return { ...verified, principal: principalOf(verified) };
+    } catch (error) {
+      throw withKeyId(error, jwe.header.kid);
+    }
+  }
+
+  async #verifySigned(plaintext: Buffer): Promise<{ claims: AuthUser; signer: NonNullable<VerifiedToken['signer']> }> {
+    const jws = parseJws(plaintext);
+    const claims = readClaims(jws.payload);
+    const issuer = pickIssuer(claims, this.#issuers);
+    await issuer.update(this.now());
+    if (fittingKeys(jws, issuer.keys).length === 0) await issuer.refresh(this.now());
+    if (!issuer.isUsable(this.now())) throw new AuthError('issuer_unavailable');
+    return { claims, signer: { issuer, keyId: verifyNested(jws, issuer).id } };
   }
 }
 
@@ -1779,15 +2192,20 @@ export class JWETokenVerifier {
   async authenticate(token: string): Promise<Auth> {
     const verifier = verifierOf(this);
     if (!isString(token)) throw new AuthError('malformed');
-    const now = verifier.now();
-    if (verifier.ring.isDue(now)) await verifier.ring.look(now, verifier.report);
-    return (await verifier.admit(token)).auth;
+    const catchUp = verifier.keys.catchUp(verifier.now());
+    if (catchUp) await verifier.wait(() => catchUp);
+    return (await verifier.admit(verifier.identify(token), token, [])).auth;
   }
 
-  /** The JWK Set to publish: the active public key. */
+  /** The JWK Set to publish: the active public key; empty while no key is valid. */
   getJwks(): JwkSet {
-    const { ring, now } = verifierOf(this);
-    return publish(ring.keys, now());
+    const verifier = verifierOf(this);
+    return publish(verifier.keys.keys, verifier.now());
+  }
+
+  /** For a readiness probe: there is an unexpired decryption key, and with issuers at least one usable set of theirs. */
+  isReady(): boolean {
+    return verifierOf(this).isReady();
   }
 }
 
@@ -1800,80 +2218,70 @@ function verifierOf(verifier: JWETokenVerifier): Verifier {
 
 /** What a request is decided on, whatever server it came through. */
 interface Head {
-  method: string;
+  readonly method: string;
   /** Raw, without the query. */
-  path: string;
-  /** The values of every field of the token header. */
-  tokens: string[];
+  readonly path: string;
+  /** `:authority` of HTTP/2, else Host. */
+  readonly host: string | undefined;
+  /** What the client's next request comes on, too. */
+  readonly socket: object | undefined;
+  /** More fields than some Node versions show the handler. */
+  readonly hasTooManyFields: boolean;
+  /** Came over an unencrypted connection from this machine: from a proxy, or from a browser here. */
+  readonly isLocal: boolean;
+  /** A field as the handler sees it. */
   field(name: string): string | undefined;
-  /** Takes what to call, once, when the client is gone. */
-  onLeave(leave: () => void): void;
-  /** What a client's next request comes on, too. */
-  socket: object | undefined;
+  /** Whether the client sent the field more than once, whatever became of that. */
+  isRepeated(name: string): boolean;
 }
 interface Answer {
   status: number;
   headers: Record<string, string>;
   body: string;
 }
-/** What getAuthInfo() says of the server. */
-interface Resource {
-  readonly resource?: string | undefined;
-  readonly resourceMetadataUrl?: string | undefined;
-}
-interface Store {
-  readonly auth: Auth | undefined;
-  readonly at: Resource;
-}
-interface Pass {
-  store: Store;
+/** A request that reaches the handler. */
+interface Admission {
+  context: RequestContext;
   headers: Record<string, string>;
-  /** Notes what the handler's answer does to the session. */
-  watch: ((status: number, opened: string | undefined) => void) | undefined;
+  /** Whose the sessions are that the answer names; undefined where they are not bound. */
+  binding: SessionBinding | undefined;
 }
-type Decision = Answer | Pass;
+interface SessionBinding {
+  readonly sessions: Pick<Sessions, 'bind'>;
+  readonly principal: string;
+}
+type Decision = Answer | Admission;
+
+const HOST_NAME = /^(\[[\da-f:.]+\]|[\w.-]+)(?::\d{1,5})?$/i;
+/** The name in a Host, in lower case, without port and final dot; undefined for what is none. */
+const hostName = (host: string): string | undefined => HOST_NAME.exec(host)?.[1]?.toLowerCase().replace(/\.$/, '');
+const isHostName = (value: unknown): boolean =>
+  isText(value) && hostName(value) === value.toLowerCase().replace(/\.$/, '');
+/** What no DNS answer can turn into another machine's name: an IP literal, and localhost (RFC 6761 §6.3). */
+const isFixedHost = (name: string): boolean =>
+  isIP(name.replace(/^\[|\]$/g, '')) !== 0 || name === 'localhost' || name.endsWith('.localhost');
 
 const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>, Rule> = {
   verifier: [(value) => value instanceof JWETokenVerifier, 'a JWETokenVerifier'],
   jwksPath: [isRawPath, 'a raw path that starts with /'],
-  requiredClaims: [isTexts, 'an array of claim names'],
-  requiredScopes: [(value) => Array.isArray(value) && value.every(isScopeToken), 'an array of scope names'],
+  requiredClaims: [isListOf(isText), 'an array of claim names'],
+  requiredScopes: [isListOf(isScopeToken), 'an array of scope names'],
   anonymous: [isBoolean, 'a boolean'],
-  publicPaths: [(value) => Array.isArray(value) && value.every(isRawPath), 'an array of raw paths that start with /'],
-  tokenHeader: [(value) => isString(value) && /^[!#$%&'*+.^_`|~0-9a-z-]+$/i.test(value), 'the name of a header field'],
+  publicPaths: [isListOf(isRawPath), 'an array of raw paths that start with /'],
+  tokenHeader: [isFieldName, 'the name of a header field'],
+  allowedHosts: [isListOf(isHostName, 1), 'an array of host names such as "mcp.example", without scheme, port or path'],
   resource: [isHttpUrl, 'an absolute http(s) URL without a fragment'],
-  authorizationServers: [(value) => isTexts(value) && value.length > 0 && value.every(isHttpUrl), 'an array of URLs'],
+  jwksUri: [isHttpUrl, 'an absolute http(s) URL without a fragment'],
+  authorizationServers: [isListOf(isIssuerUrl, 1), 'an array of URLs: https, or http on a loopback host; no query'],
   openidConfiguration: [isBoolean, 'a boolean'],
-  cors: [
-    (value) =>
-      value === false ||
-      (isObject(value) &&
-        Object.keys(value).join() === 'origin' &&
-        (value['origin'] === '*' || (Array.isArray(value['origin']) && value['origin'].every(isOrigin)))),
-    'false or { origin: "*" or an array of origins such as "https://app.example" }',
-  ],
+  cors: [isCors, 'false or { origin: "*" or an array of origins such as "https://app.example", allowedHeaders? }'],
   bindSessions: [isBoolean, 'a boolean'],
   onEvent: [isFunction, 'a function'],
 };
 
-const context = new AsyncLocalStorage<Store>();
-const NOBODY: Store = Object.freeze({ auth: undefined, at: Object.freeze({}) });
-
-/** Events go out in nobody's context, and a listener that fails changes no answer. */
-function guardReport(onEvent: (event: AuthEvent) => unknown): Report {
-  const failed = (): void =>
-    warnOnce('MCP_AUTH_ON_EVENT', 'onEvent threw or rejected; authentication goes on without it');
-  return (event) =>
-    context.run(NOBODY, () => {
-      try {
-        Promise.resolve(onEvent(event)).catch(failed);
-      } catch {
-        failed();
-      }
-    });
-}
-
 const NO_HEADERS: Record<string, string> = Object.freeze({});
+const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id, Retry-After';
+/** What clients of MCP send. */
 const PREFLIGHT_HEADERS = [
   'authorization',
   'content-type',
@@ -1885,40 +2293,39 @@ const PREFLIGHT_HEADERS = [
   'mcp-name',
 ];
 
-const isSuccess = (status: number): boolean => status >= 200 && status < 300;
-
-function answerDocument(method: string, document: () => object): Answer {
-  const cors = { 'access-control-allow-origin': '*' };
-  const allow = 'GET, HEAD, OPTIONS';
-  if (method === 'GET' || method === 'HEAD') {
-    return {
-      status: 200,
-      headers: { ...cors, 'content-type': 'application/json', 'cache-control': 'public, max-age=300' },
-      body: JSON.stringify(document()),
-    };
-  }
-  if (method === 'OPTIONS') {
-    return {
-      status: 204,
-      headers: {
-        ...cors,
-        allow,
-        'access-control-allow-methods': allow,
-        'access-control-allow-headers': '*',
-        'access-control-max-age': '600',
-      },
-      body: '',
-    };
-  }
-  const { code, status, message } = new AuthError('method');
-  const headers = { ...cors, allow, 'content-type': 'application/json', 'cache-control': 'no-store' };
-  return { status, headers, body: JSON.stringify({ error: code, error_description: message }) };
-}
-
 /** RFC 6750 §2.1: the scheme in any case. Undefined for another scheme; what follows Bearer is judged as a token, whatever it is. */
 function readBearer(field: string): string | undefined {
   const scheme = /^bearer(?: +|(?![!#$%&'*+.^_`|~0-9a-z-]))/i.exec(field);
   return scheme ? field.slice(scheme[0].length) : undefined;
+}
+
+const refusalBody = ({ code, message, missing }: AuthError): string =>
+  JSON.stringify({ error: code, error_description: message, ...(missing.length > 0 && { missing }) });
+
+/** A public document, for every origin. Undefined: there is nothing to publish now, and nothing to keep. */
+function answerDocument(method: string, read: () => object | undefined): Answer {
+  const cors = { 'access-control-allow-origin': '*' };
+  const allow = 'GET, HEAD, OPTIONS';
+  const json = { ...cors, 'content-type': 'application/json' };
+  if (method === 'OPTIONS') {
+    const preflight = {
+      'access-control-allow-methods': allow,
+      'access-control-allow-headers': 'Authorization, *', // the wildcard does not cover Authorization (Fetch standard)
+      'access-control-max-age': '600',
+    };
+    return { status: 204, headers: { ...cors, allow, ...preflight }, body: '' };
+  }
+  if (method !== 'GET' && method !== 'HEAD') {
+    const refusal = new AuthError('method');
+    return { status: 405, headers: { ...json, allow, 'cache-control': 'no-store' }, body: refusalBody(refusal) };
+  }
+  const document = read();
+  if (document) {
+    const headers = { ...json, 'cache-control': 'public, max-age=300' };
+    return { status: 200, headers, body: JSON.stringify(document) };
+  }
+  const headers = { ...json, 'cache-control': 'no-store', 'retry-after': '1' };
+  return { status: 503, headers, body: refusalBody(new AuthError('no_key')) };
 }
 
 /** RFC 9728 §3.1: the well-known path goes between the host and the path of the resource. */
@@ -1928,469 +2335,712 @@ function metadataUrl(resource: string): string {
 }
 
 /** The public documents by path: JWKS, Protected Resource Metadata (RFC 9728 §3.1), OpenID configuration. */
-function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, () => object> {
-  const {
-    jwksPath = '/.well-known/jwks.json',
-    resource,
-    authorizationServers,
-    requiredClaims = [],
-    requiredScopes = [],
-  } = options;
-  const documents = new Map<string, () => object>([[jwksPath, () => publish(verifier.ring.keys, verifier.now())]]);
+function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, () => object | undefined> {
+  const { jwksPath = '/.well-known/jwks.json', resource, authorizationServers } = options;
+  const { requiredClaims = [], requiredScopes = [] } = options;
+  const readKeys = (): JwkSet | undefined => {
+    const set = publish(verifier.keys.keys, verifier.now());
+    return set.keys.length > 0 ? set : undefined;
+  };
+  const documents = new Map<string, () => object | undefined>([[jwksPath, readKeys]]);
   if (resource === undefined) return documents;
   const { origin } = new URL(resource);
-  const supported = (scopes: string[]): object => (scopes.length ? { scopes_supported: scopes } : {});
+  const jwks = { jwks_uri: options.jwksUri ?? origin + jwksPath };
+  const supported = (scopes: string[]): object => (scopes.length > 0 ? { scopes_supported: scopes } : {});
   const metadata = {
     resource,
-    jwks_uri: origin + jwksPath,
+    ...jwks,
     ...(authorizationServers && { authorization_servers: authorizationServers }),
     bearer_methods_supported: ['header'],
     ...supported(requiredScopes),
   };
-  for (const path of ['/.well-known/oauth-protected-resource', new URL(metadataUrl(resource)).pathname])
-    documents.set(path, () => metadata);
+  const { pathname } = new URL(metadataUrl(resource));
+  for (const path of ['/.well-known/oauth-protected-resource', pathname]) documents.set(path, () => metadata);
   if (options.openidConfiguration) {
-    const configuration = {
-      issuer: origin,
-      jwks_uri: origin + jwksPath,
-      ...supported([...requiredClaims, ...requiredScopes]),
-    };
+    const configuration = { issuer: origin, ...jwks, ...supported([...requiredClaims, ...requiredScopes]) };
     documents.set('/.well-known/openid-configuration', () => configuration);
   }
   return documents;
 }
 
+/** Whose verifier it is, and the options that are not its own. */
+function openVerifier(options: AuthOptions): Verifier {
+  const { verifier, resource } = options;
+  const names = Object.keys(VERIFIER_OPTIONS) as (keyof VerifierOptions)[];
+  const own = withoutPrototype(Object.fromEntries(names.map((name) => [name, options[name]]))) as VerifierOptions;
+  const extra = names.find((name) => own[name] !== undefined);
+  const both = verifier && extra;
+  check(!both, 'option', `option "verifier" and option "${extra}" exclude each other: give it to the verifier`);
+  // A signed token must be for this server (RFC 8707): for its resource, unless another audience is agreed on.
+  if (options.trustedIssuers && resource) own.audience ??= namesOf(resource);
+  return verifierOf(verifier ?? new JWETokenVerifier(own));
+}
+
+/** A resource without a path is written with the slash or without. */
+function namesOf(resource: string): string[] {
+  const { origin, href } = new URL(resource);
+  return href === `${origin}/` ? [...new Set([resource, origin, href])] : [resource];
+}
+
 /** From a request's head to what it gets. The rows of the contract apply in the order of the code. */
-class Gate {
-  readonly tokenHeader: string;
+class Policy {
+  readonly #tokenHeader: string;
   readonly #verifier: Verifier;
-  readonly #options: {
-    requiredClaims: string[];
-    requiredScopes: string[];
-    anonymous: boolean;
-    bindSessions: boolean;
-    sendsCors: boolean;
-  };
-  readonly #documents: Map<string, () => object>;
+  readonly #options: AuthOptions;
+  readonly #required: { claims: readonly string[]; scopes: readonly string[] };
+  readonly #documents: Map<string, () => object | undefined>;
   readonly #publicPaths: Set<string>;
+  readonly #hosts: Set<string>;
   readonly #origins: Set<string>;
-  readonly #resource: Resource;
-  readonly #report: Report | undefined;
+  readonly #audience: readonly string[];
+  readonly #server: { resource: string | undefined; resourceMetadataUrl: string | undefined };
+  readonly #listeners: readonly Listener[];
   /** The last known header field of each socket, compared exactly: spares a returning client the hash. */
-  readonly #last = new WeakMap<object, { field: string; entry: Entry }>();
+  readonly #last = new WeakMap<object, { field: string; token: string; id: string }>();
 
   constructor(given: AuthOptions) {
     const options = readOptions(given, { ...VERIFIER_OPTIONS, ...REQUEST_OPTIONS });
-    const { verifier, resource, cors, onEvent } = options;
-    const {
-      requiredClaims = [],
-      requiredScopes = [],
-      anonymous = false,
-      bindSessions = true,
-      tokenHeader = 'authorization',
-    } = options;
-    const own = withoutPrototype(
-      Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(VERIFIER_OPTIONS, name))),
-    );
-    const [extra] = Object.keys(own);
-    if (verifier && extra)
-      refuseOptions(`option "verifier" and option "${extra}" exclude each other: give it to the verifier`);
-    if (options.openidConfiguration && !resource) refuseOptions('option "openidConfiguration" needs option "resource"');
-    // A signed token must be for this server (RFC 8707): for its resource, unless another audience is agreed on.
-    if (options.trustedIssuers && resource) own['audience'] ??= resource;
-    this.#verifier = verifierOf(verifier ?? new JWETokenVerifier(own));
-    this.#options = { requiredClaims, requiredScopes, anonymous, bindSessions, sendsCors: Boolean(cors) };
-    this.tokenHeader = tokenHeader.toLowerCase();
+    const { resource, cors, onEvent, tokenHeader = 'authorization', allowedHosts = [] } = options;
+    for (const name of ['openidConfiguration', 'jwksUri', 'authorizationServers'] as const) {
+      check(!options[name] || resource, 'option', `option "${name}" needs option "resource"`);
+    }
+    this.#verifier = openVerifier(options);
+    this.#options = options;
+    this.#required = { claims: options.requiredClaims ?? [], scopes: options.requiredScopes ?? [] };
+    this.#tokenHeader = tokenHeader.toLowerCase();
     this.#documents = listDocuments(options, this.#verifier);
     this.#publicPaths = new Set(options.publicPaths);
-    this.#origins = new Set([...(resource ? [new URL(resource).origin] : []), ...(cors ? cors.origin : [])]);
-    this.#resource = { resource, resourceMetadataUrl: resource && metadataUrl(resource) };
-    this.#report = onEvent && guardReport(onEvent);
-    if (this.#report) this.#verifier.subscribe(this.#report);
+    const { hostname, origin } = resource === undefined ? {} : new URL(resource);
+    this.#hosts = new Set(
+      [...allowedHosts, hostname ?? []].flat().map((host) => host.toLowerCase().replace(/\.$/, '')),
+    );
+    this.#origins = new Set([...(origin === undefined ? [] : [origin]), ...(cors ? cors.origin : [])]);
+    this.#audience = resource === undefined ? [] : namesOf(resource);
+    this.#server = { resource, resourceMetadataUrl: resource === undefined ? undefined : metadataUrl(resource) };
+    this.#listeners = onEvent ? [onEvent] : [];
+    if (onEvent) this.#verifier.subscribe(onEvent);
   }
 
-  /** At once unless something has to be read or decrypted. */
+  /** At once unless something has to be read, fetched or decrypted. Neither throws nor rejects. */
   decide(head: Head): Decision | Promise<Decision> {
-    const { ring, report } = this.#verifier;
-    const now = this.#verifier.now();
-    return ring.isDue(now)
-      ? ring.look(now, report).then(() => this.#decide(head, this.#verifier.now()))
-      : this.#decide(head, now);
-  }
-
-  #decide(head: Head, now: number): Decision | Promise<Decision> {
-    const started = this.#report ? performance.now() : 0;
+    const started = performance.now();
+    const refuse = (error: unknown): Answer => this.#refuse(head, error, started);
     try {
-      return this.#beforeToken(head) ?? this.#judge(head, now, started);
+      const catchUp = this.#verifier.keys.catchUp(this.#verifier.now());
+      if (!catchUp) {
+        const decision = this.#decide(head, started);
+        return decision instanceof Promise ? decision.catch(refuse) : decision;
+      }
+      return this.#verifier
+        .wait(() => catchUp)
+        .then(() => this.#decide(head, started))
+        .catch(refuse);
     } catch (error) {
-      return this.#refuse(head, error, started);
+      return refuse(error);
     }
   }
 
-  /** Everything that needs no user. */
-  #beforeToken(head: Head): Decision | undefined {
+  /** What went wrong here outside the verdict. Changes no answer. */
+  report(error: unknown): void {
+    warnOfFault(error);
+    tell(this.#listeners, { type: 'failed', reason: 'failed' });
+  }
+
+  #decide(head: Head, started: number): Decision | Promise<Decision> {
     const document = this.#documents.get(head.path);
-    if (document) return answerDocument(head.method, document);
-    const origin = head.field('origin');
-    if (origin !== undefined && !this.#allows(origin)) throw new AuthError('origin'); // DNS rebinding
-    if (
-      this.#options.sendsCors &&
-      head.method === 'OPTIONS' &&
-      origin !== undefined &&
-      head.field('access-control-request-method') !== undefined
-    )
-      return this.#preflight(head);
-    if (this.#publicPaths.has(head.path))
-      return { store: { auth: undefined, at: NOBODY.at }, headers: this.#cors(head), watch: undefined };
-    if (head.tokens.length > 1) throw new AuthError('duplicate_token');
-    return undefined;
+    if (document) return this.#tellPublic(answerDocument(head.method, document));
+    this.#checkOrigin(head);
+    if (this.#isPreflight(head)) return this.#tellPublic(this.#preflight(head));
+    if (this.#publicPaths.has(head.path)) {
+      return this.#tellPublic({
+        context: { auth: undefined, ...this.#server },
+        headers: this.#headers(head),
+        binding: undefined,
+      });
+    }
+    if (head.isRepeated(this.#tokenHeader)) throw new AuthError('duplicate_token');
+    return this.#authenticate(head, started);
   }
 
-  #judge(head: Head, now: number, started: number): Decision | Promise<Decision> {
-    const [field = ''] = head.tokens;
-    const last = head.socket && this.#last.get(head.socket);
-    let admitted = last?.field === field ? this.#verifier.readmit(last.entry, now) : undefined;
-    if (!admitted) {
-      const token = readBearer(field);
-      if (token === undefined && !this.#options.anonymous) throw new AuthError('no_token');
-      if (token === undefined) return this.#enter(head, undefined);
-      admitted = this.#verifier.admit(token, head);
-      if (head.socket && !(admitted instanceof Promise)) this.#last.set(head.socket, { field, entry: admitted });
-    }
-    if (!(admitted instanceof Promise)) return this.#accept(head, admitted, started, true);
-    return admitted
-      .then((entry) => this.#accept(head, entry, started, false))
-      .catch((error: unknown) => this.#refuse(head, error, started));
-  }
-
-  #accept(head: Head, entry: Entry, started: number, cached: boolean): Decision {
-    const { auth, claims } = entry;
-    const { requiredClaims, requiredScopes } = this.#options;
-    const { resource } = this.#resource;
-    if (resource !== undefined && !auth.signed && claims.aud !== undefined && this.#verifier.audience.length === 0)
-      judgeAudience(claims, [resource]);
-    if (requiredClaims.length + requiredScopes.length > 0) {
-      const missing = [
-        ...requiredClaims.filter((claim) => (auth.user[claim] ?? null) === null),
-        ...requiredScopes.filter((scope) => !auth.scopes.includes(scope)),
-      ];
-      if (missing.length > 0) throw new AuthError('insufficient_scope', missing);
-    }
-    const decision = this.#enter(head, entry);
-    this.#report?.({ type: 'accepted', keyId: auth.keyId, cached, durationMs: performance.now() - started });
+  #tellPublic<D extends Decision>(decision: D): D {
+    tell(this.#listeners, { type: 'public', ...('status' in decision && { status: decision.status }) });
     return decision;
   }
 
-  #enter(head: Head, entry: Entry | undefined): Decision {
-    const pass: Pass = {
-      store: { auth: entry?.auth, at: this.#resource },
-      headers: this.#cors(head),
-      watch: undefined,
-    };
-    if (!this.#options.bindSessions) return pass;
-    const { sessions } = this.#verifier;
-    const id = head.field('mcp-session-id') || undefined;
-    if (id === undefined)
-      pass.watch = (status, opened) => {
-        if (opened !== undefined && isSuccess(status)) sessions.open(opened, principalOf(entry));
-      };
-    else if (!sessions.allows(id, principalOf(entry))) throw new AuthError('session');
-    else if (head.method === 'DELETE')
-      pass.watch = (status) => {
-        if (isSuccess(status)) sessions.close(id);
-      };
-    return pass;
+  /** Against DNS rebinding: a page that makes its own name point here is same-origin for its browser, and a GET has no Origin. */
+  #checkOrigin(head: Head): void {
+    if (head.hasTooManyFields) throw new AuthError('too_many_fields');
+    if (head.isRepeated('host') || head.isRepeated('origin')) throw new AuthError('duplicate_field');
+    const { host = '' } = head;
+    const own = host === '' || this.#isOwnHost(host);
+    // Without allowedHosts only where a page can reach what others cannot, and can mint the tokens for it.
+    const rebound = head.isLocal && (!this.#verifier.signed || this.#options.anonymous === true);
+    if (!own && (this.#options.allowedHosts || rebound)) {
+      warnOnce(
+        'MCP_AUTH_HOST',
+        'A request for a Host that is not this server was refused; set allowedHosts or resource',
+      );
+      throw new AuthError('host');
+    }
+    const origin = head.field('origin');
+    if (origin === undefined || this.#allows(origin)) return;
+    if (host === '' || !own || !isOriginOf(origin, host)) throw new AuthError('origin');
   }
 
-  #refuse(head: Head, error: unknown, started: number): Decision {
-    const refusal = error instanceof AuthError ? error : new AuthError('malformed');
-    const { code, status, reason, message, missing } = refusal;
-    const headers: Record<string, string> = {
-      'content-type': 'application/json',
-      'cache-control': 'no-store',
-      ...this.#cors(head),
-    };
-    if (reason !== 'origin' && status < 404) headers['www-authenticate'] = this.#challenge(refusal);
-    if (status === 503) headers['retry-after'] = '1';
-    const body = JSON.stringify(
-      reason === 'session'
-        ? { jsonrpc: '2.0', error: { code: -32001, message }, id: null } // as the MCP SDKs answer for a session they do not know
-        : { error: code, error_description: message, ...(missing.length > 0 && { missing }) },
-    );
-    const { pending } = this.#verifier;
-    this.#report?.({
-      type: reason === 'overloaded' ? 'overloaded' : 'rejected',
-      reason,
-      status,
-      pending,
-      durationMs: performance.now() - started,
-    });
-    return { status, headers, body };
-  }
-
-  /** RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. */
-  #challenge({ code, reason, message }: AuthError): string {
-    const { requiredClaims, requiredScopes } = this.#options;
-    const scopes =
-      reason === 'insufficient_scope' ? [...requiredClaims, ...requiredScopes].filter(isScopeToken) : requiredScopes;
-    const { resourceMetadataUrl } = this.#resource;
-    const parameters = {
-      ...(reason !== 'no_token' && { error: code, error_description: message }),
-      ...(scopes.length > 0 && { scope: [...new Set(scopes)].join(' ') }),
-      ...(resourceMetadataUrl !== undefined && { resource_metadata: resourceMetadataUrl }),
-    };
-    return `Bearer ${Object.entries(parameters)
-      .map(([name, value]) => `${name}="${value}"`)
-      .join(', ')}`.trimEnd();
+  #isOwnHost(host: string): boolean {
+    const name = hostName(host);
+    return name !== undefined && (this.#hosts.has(name) || isFixedHost(name));
   }
 
   #allows(origin: string): boolean {
     return this.#origins.has(origin) || this.#origins.has('*');
   }
 
+  #authenticate(head: Head, started: number): Decision | Promise<Decision> {
+    const field = head.field(this.#tokenHeader) ?? '';
+    const last = head.socket && this.#last.get(head.socket);
+    const token = last?.field === field ? last.token : readBearer(field);
+    if (token === undefined) {
+      if (!this.#options.anonymous) throw new AuthError('no_token');
+      return this.#accept(head, undefined, started, false);
+    }
+    const id = last?.field === field ? last.id : this.#verifier.identify(token);
+    const admitted = this.#verifier.admit(id, token, this.#audience);
+    if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, false));
+    if (head.socket && last?.field !== field) this.#last.set(head.socket, { field, token, id });
+    return this.#accept(head, admitted, started, true);
+  }
+
+  #accept(head: Head, known: KnownToken | undefined, started: number, cached: boolean): Admission {
+    if (known) this.#checkRequired(known.auth);
+    const principal = known?.principal ?? 'anonymous';
+    this.#checkSession(head, principal);
+    if (this.#listeners.length > 0 || diagnostics.hasSubscribers) {
+      const durationMs = performance.now() - started;
+      const { signed = false, keyId, issuer } = known?.auth ?? {};
+      const about = known && { signed, cached, keyId, ...(issuer !== undefined && { issuer }) };
+      tell(this.#listeners, { type: 'accepted', anonymous: !known, ...about, durationMs } as AuthEvent);
+    }
+    const { sessions } = this.#verifier;
+    const binding = this.#options.bindSessions === false ? undefined : { sessions, principal };
+    return { context: { auth: known?.auth, ...this.#server }, headers: this.#headers(head), binding };
+  }
+
+  #checkRequired({ user, scopes }: Auth): void {
+    const missingClaims = this.#required.claims.filter((claim) => (user[claim] ?? null) === null);
+    const missingScopes = this.#required.scopes.filter((scope) => !scopes.includes(scope));
+    if (missingClaims.length + missingScopes.length === 0) return;
+    throw new AuthError('insufficient_scope', { missingClaims, missingScopes });
+  }
+
+  /** The last step: use binds an unknown session, so only of requests that nothing else refuses. */
+  #checkSession(head: Head, principal: string): void {
+    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field');
+    const id = head.field('mcp-session-id');
+    if (id === undefined || id === '') return;
+    if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id');
+    if (this.#options.bindSessions === false) return;
+    if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session');
+  }
+
+  #refuse(head: Head, error: unknown, started: number): Answer {
+    const refusal = error instanceof AuthError ? error : new AuthError('failed');
+    if (refusal !== error) warnOfFault(error);
+    const { status, reason, message, missing, keyId } = refusal;
+    const challenge = this.#challenge(refusal);
+    const headers = {
+      'content-type': 'application/json',
+      'cache-control': 'no-store',
+      ...this.#headers(head),
+      ...(challenge !== undefined && { 'www-authenticate': challenge }),
+      ...(status === 503 && { 'retry-after': '1' }),
+    };
+    tell(this.#listeners, {
+      type: reason === 'overloaded' || reason === 'failed' ? reason : 'rejected',
+      reason,
+      status,
+      ...(missing.length > 0 && { missing: Object.freeze([...missing]) }),
+      ...(keyId !== undefined && { keyId }),
+      pending: this.#verifier.pending,
+      durationMs: performance.now() - started,
+    });
+    // As the MCP SDKs answer for a session they do not know.
+    const unknown = { jsonrpc: '2.0', error: { code: -32001, message }, id: null };
+    return { status, headers, body: reason === 'session' ? JSON.stringify(unknown) : refusalBody(refusal) };
+  }
+
+  /**
+   * RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. None for a
+   * missing claim: an OAuth client would ask its server for a scope of that name, and never get through.
+   */
+  #challenge({ code, reason, message, missingScopes }: AuthError): string | undefined {
+    const token = code === 'invalid_token' || reason === 'duplicate_token';
+    if (!token && (code !== 'insufficient_scope' || missingScopes.length === 0)) return undefined;
+    const { resourceMetadataUrl } = this.#server;
+    const parameters = {
+      ...(reason !== 'no_token' && { error: code, error_description: message }),
+      ...(this.#required.scopes.length > 0 && { scope: [...new Set(this.#required.scopes)].join(' ') }),
+      ...(resourceMetadataUrl !== undefined && { resource_metadata: resourceMetadataUrl }),
+    };
+    const list = Object.entries(parameters).map(([name, value]) => `${name}="${value}"`);
+    return `Bearer ${list.join(', ')}`.trimEnd();
+  }
+
   /** On every answer, refusals too: a page must be able to read why. Credentials are never allowed: the token is explicit. */
-  #cors(head: Head): Record<string, string> {
-    if (!this.#options.sendsCors) return NO_HEADERS;
-    const expose = { 'access-control-expose-headers': 'WWW-Authenticate, Mcp-Session-Id' };
-    if (this.#origins.has('*')) return { 'access-control-allow-origin': '*', ...expose };
-    const origin = head.field('origin');
+  #headers(head: Head): Record<string, string> {
+    const { cors } = this.#options;
+    const ownField = this.#tokenHeader !== 'authorization'; // which no shared cache knows to hold a token (RFC 9111 §3.5)
+    if (!cors) return ownField ? { vary: this.#tokenHeader } : NO_HEADERS;
+    const open = this.#origins.has('*');
+    const origin = open ? '*' : head.field('origin');
+    const vary = [open ? [] : 'Origin', ownField ? this.#tokenHeader : []].flat().join(', ');
     return {
-      vary: 'Origin',
-      ...expose,
+      ...(vary && { vary }),
+      'access-control-expose-headers': EXPOSED,
       ...(origin !== undefined && this.#allows(origin) && { 'access-control-allow-origin': origin }),
     };
   }
 
+  #isPreflight(head: Head): boolean {
+    if (!this.#options.cors || head.method !== 'OPTIONS') return false;
+    return head.field('origin') !== undefined && head.field('access-control-request-method') !== undefined;
+  }
+
   #preflight(head: Head): Answer {
+    const { cors } = this.#options;
     const asked = (head.field('access-control-request-headers') ?? '').split(',').map((name) => name.trim());
     const parameters = asked.filter((name) => /^mcp-param-[a-z0-9_-]+$/i.test(name));
-    return {
-      status: 204,
-      body: '',
-      headers: {
-        ...this.#cors(head),
-        'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',
-        'access-control-allow-headers': [...new Set([...PREFLIGHT_HEADERS, this.tokenHeader, ...parameters])].join(
-          ', ',
-        ),
-        'access-control-max-age': '600',
-      },
+    const more = (cors && cors.allowedHeaders) || [];
+    const allowed = new Set([...PREFLIGHT_HEADERS, this.#tokenHeader, ...more, ...parameters]);
+    const headers = {
+      ...this.#headers(head),
+      'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',
+      'access-control-allow-headers': [...allowed].join(', '),
+      'access-control-max-age': '600',
     };
+    return { status: 204, headers, body: '' };
   }
+}
+
+/** Whether an Origin is the page's own host, whatever ends TLS in front. */
+function isOriginOf(origin: string, host: string): boolean {
+  if (!isHttpUrl(origin)) return false;
+  const { protocol, host: expected } = new URL(origin);
+  const own = `${protocol}//${host}`;
+  return isOrigin(origin) && URL.canParse(own) && new URL(own).host === expected;
 }
 
 // ## Context
 // ----------
 
 const EMPTY_USER: AuthUser = Object.freeze(Object.create(null));
+/** Where a request carries its context, for all copies of this file: its shape is fixed for version 1. */
+const BINDING: unique symbol = Symbol.for('mcp-auth-middleware/1 request');
+
+/** The context of a request, or of the one that is being handled. */
+function contextOf(request: object | undefined): RequestContext {
+  if (request === undefined) return context.getStore() ?? NOBODY;
+  const bound = Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
+  // A wrapper must not look like an empty user.
+  check(
+    bound,
+    'option',
+    'this is no request that the middleware has seen; pass the raw one (request.raw, ctx.req, c.req.raw)',
+  );
+  return bound.context;
+}
 
 /**
  * The claims of the current request's user, deep-frozen; an empty user outside a request and for anonymous ones.
  * `T` types the claims you expect: it is not checked, so list what you rely on in `requiredClaims`.
+ * @param req a request of Node or of fetch, for hosts whose hooks leave its context
+ * @throws KeyError for an object that is no request the middleware has let through
  */
-export function getUser<T = {}>(): AuthUser & T {
-  return (context.getStore()?.auth?.user ?? EMPTY_USER) as AuthUser & T;
+export function getUser<T = {}>(req?: object): AuthUser & T {
+  return (contextOf(req).auth?.user ?? EMPTY_USER) as AuthUser & T;
 }
 
-/** The verified token of the current request and what is known of it; undefined for anonymous requests and outside. */
-export function getAuth(): Auth | undefined {
-  return context.getStore()?.auth;
+/**
+ * The verified token of the request and what is known of it; undefined for anonymous requests and outside of one.
+ * @throws KeyError as {@link getUser}
+ */
+export function getAuth(req?: object): Auth | undefined {
+  return contextOf(req).auth;
 }
 
-/** The same in the shape of the MCP SDKs; also set as `req.auth`. A new object at every call. */
-export function getAuthInfo(): AuthInfo | undefined {
-  return describeAuth(context.getStore() ?? NOBODY);
+/**
+ * The same in the shape of the MCP SDKs; also set as `req.auth`. A new object at every call; undefined for anonymous
+ * requests. `T` lets `{ authInfo: getAuthInfo() }` compile under exactOptionalPropertyTypes.
+ * @throws KeyError as {@link getUser}
+ */
+export function getAuthInfo<T extends AuthInfo | undefined = AuthInfo | undefined>(req?: object): T {
+  return describeAuth(contextOf(req)) as T;
 }
 
-function describeAuth({ auth, at: { resource, resourceMetadataUrl } }: Store): AuthInfo | undefined {
+function describeAuth({ auth, resource, resourceMetadataUrl }: RequestContext): AuthInfo | undefined {
   if (!auth) return undefined;
   const { user, token, scopes, expiresAt } = auth;
-  const info: AuthInfo = {
-    token,
-    clientId: [user['client_id'], user['azp'], user.sub].find(isString) ?? '',
-    scopes: [...scopes],
-    extra: user,
-  };
+  const clientId = [user['client_id'], user['azp'], user.sub].find(isString) ?? '';
+  const info: AuthInfo = { token, clientId, scopes: [...scopes], extra: user };
   if (expiresAt !== undefined) info.expiresAt = expiresAt;
   if (resource !== undefined) info.resource = new URL(resource);
   if (resourceMetadataUrl !== undefined) info.resourceMetadataUrl = resourceMetadataUrl;
   return info;
 }
 
-// ## Adapters
-// -----------
+/**
+ * Runs a function as a user: a WebSocket's messages, a server on stdio, a tool's unit test.
+ * @param auth what `authenticate` gave; or `{ user }` with any claims, which are copied and frozen
+ * @returns what `run` returns
+ * @throws KeyError when `user` is no object; AuthError for claims beyond the limits of a token
+ */
+export function runAs<R>(auth: { user: AuthUser } & Partial<Auth>, run: () => R): R {
+  check(isObject(auth) && isObject(auth.user), 'option', 'runAs needs { user }, an object of claims');
+  const { user: given, token = '', signed = false, issuer, keyId = '', scopes, expiresAt = given.exp } = auth;
+  const own = Object.isFrozen(given) && Object.getPrototypeOf(given) === null; // this file made it
+  const user = own ? given : (freezeJson({ ...given }, { nodes: 1000 }) as AuthUser);
+  const known: Auth = {
+    user,
+    token,
+    signed,
+    keyId,
+    scopes: Object.freeze([...(scopes ?? readScopes(user))]),
+    ...(issuer !== undefined && { issuer }),
+    ...(expiresAt !== undefined && { expiresAt }),
+  };
+  return context.run({ auth: Object.freeze(known) }, run);
+}
 
-const { emit: plainEmit } = EventEmitter.prototype;
-const KEPT = Symbol('mcp-auth-middleware');
-type Emitter = (IncomingMessage | ServerResponse) & { [KEPT]?: Kept };
-type Emit = (name: string, ...args: unknown[]) => boolean;
+type Method = (...args: unknown[]) => unknown;
+/** What requests and answers of all Node hosts have in common here, emulations too. */
+interface Bound {
+  [BINDING]?: Binding;
+  emit: Method;
+  listenerCount?(name: unknown): number;
+  getHeader?(name: string): unknown;
+}
+
+const plainEmit: unknown = EventEmitter.prototype.emit;
+/** Methods whose callbacks Node calls in the connection's context: on a pipelined one that is another request's. */
+const WITH_CALLBACKS = [
+  'write',
+  'end',
+  'writeEarlyHints',
+  'writeContinue',
+  'writeProcessing',
+  'writeInformation',
+  'createPushResponse',
+  'setTimeout',
+] as const;
 
 /**
- * The context of an emitter's events: listeners would be called in the socket's, so each event is emitted inside the request's, and of
- * several middlewares' the innermost. Never `enterWith`: it outlives the request. Private fields: whoever logs `req` logs no token.
+ * The context of one request or answer. Listeners would be called in the socket's context and callbacks in the
+ * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives the
+ * request. Private fields: whoever logs `req` logs no token.
  */
-class Kept {
-  #store: Store;
-  readonly #emit: Emit;
+class Binding {
+  #context: RequestContext;
+  readonly #sessions: SessionBinding[] = [];
+  /** The methods as they were, by name. */
+  readonly #methods: Record<string, Method>;
 
-  private constructor(emit: Emit, store: Store) {
-    this.#emit = emit;
-    this.#store = store;
+  private constructor(bound: Bound, request: RequestContext) {
+    this.#context = request;
+    this.#methods = {};
+    const methods = bound as unknown as Record<string, Method | undefined>;
+    for (const [name, wrapper] of WRAPPERS) {
+      const method = methods[name];
+      if (typeof method !== 'function') continue;
+      this.#methods[name] = method;
+      methods[name] = wrapper;
+    }
   }
 
-  static keep(emitter: Emitter, store: Store): void {
-    if (emitter[KEPT]) {
-      emitter[KEPT].#store = store;
-      return;
-    }
-    emitter[KEPT] = new Kept(emitter.emit, store);
-    emitter.emit = Kept.#emitInContext;
+  static bind(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
+    const bound = target as Bound;
+    const known = Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
+    const binding = known ?? new Binding(bound, request);
+    if (known) known.context = request;
+    else bound[BINDING] = binding;
+    if (sessions) binding.watch(sessions);
+  }
+
+  #method(name: string): Method {
+    return this.#methods[name] ?? ((): undefined => undefined);
+  }
+
+  get context(): RequestContext {
+    return this.#context;
+  }
+  set context(request: RequestContext) {
+    this.#context = request;
+  }
+  watch(sessions: SessionBinding): void {
+    this.#sessions.push(sessions);
   }
 
   /** One function for all requests: a closure for each would cost as much as the rest of the way here. */
-  static #emitInContext(this: Emitter, ...args: Parameters<Emit>): boolean {
-    const kept = this[KEPT];
-    if (!kept) return false;
-    const nobodyListens = args[0] !== 'error' && this.listenerCount(args[0]) === 0; // most events; an error would be thrown
-    if (nobodyListens && kept.#emit === plainEmit) return false;
-    return context.run(kept.#store, Reflect.apply, kept.#emit, this, args);
+  static emit(this: Bound, ...args: unknown[]): unknown {
+    const binding = this[BINDING];
+    if (!binding) return false;
+    const emit = binding.#method('emit');
+    // Most events have no listener; an error would be thrown.
+    const quiet = emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0;
+    return quiet ? false : context.run(binding.#context, () => Reflect.apply(emit, this, args));
+  }
+
+  /** Node calls writeHead for implicit heads too. */
+  static writeHead(this: Bound, ...args: unknown[]): unknown {
+    const binding = this[BINDING];
+    if (!binding) return undefined;
+    const writeHead = binding.#method('writeHead');
+    if (binding.#sessions.length > 0) {
+      const named = args.flatMap((headers) => findFields(headers, 'mcp-session-id'));
+      const ids = named.length > 0 ? named : [this.getHeader?.('mcp-session-id')];
+      for (const id of ids.flat()) {
+        if (id !== undefined)
+          for (const { sessions, principal } of binding.#sessions) sessions.bind(String(id), principal);
+      }
+    }
+    return Reflect.apply(writeHead, this, args);
+  }
+
+  static withCallback(name: string): Method {
+    return function (this: Bound, ...args: unknown[]): unknown {
+      const binding = this[BINDING];
+      if (!binding) return undefined;
+      const method = binding.#method(name);
+      const callback = args.at(-1);
+      if (typeof callback === 'function') {
+        const request = binding.#context;
+        args[args.length - 1] = function (this: unknown, ...results: unknown[]): unknown {
+          return context.run(request, () => Reflect.apply(callback, this, results));
+        };
+      }
+      return Reflect.apply(method, this, args);
+    };
   }
 }
 
-/** A field among the headers that `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
-function findField(headers: unknown, name: string): unknown {
-  if (typeof headers !== 'object' || headers === null) return undefined;
+const WRAPPERS: [name: string, wrapper: Method][] = [
+  ['emit', Binding.emit],
+  ['writeHead', Binding.writeHead],
+  ...WITH_CALLBACKS.map((name): [string, Method] => [name, Binding.withCallback(name)]),
+];
+
+/** The values of a field among what `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
+function findFields(headers: unknown, name: string): unknown[] {
+  if (typeof headers !== 'object' || headers === null) return [];
   const list: unknown[] = Array.isArray(headers) ? headers : Object.entries(headers);
   const fields = Array.isArray(list[0]) ? list.flat() : list;
-  const index = fields.findIndex((field, at) => at % 2 === 0 && isString(field) && field.toLowerCase() === name);
-  return index < 0 ? undefined : fields[index + 1];
+  return fields.filter((_value, at) => {
+    const field = at % 2 === 1 ? fields[at - 1] : undefined;
+    return isString(field) && field.toLowerCase() === name;
+  });
 }
 
-/** Sees the head of the answer as it is sent; Node calls writeHead for implicit heads too. */
-function watchHead(res: ServerResponse, watch: NonNullable<Pass['watch']>): void {
-  const { writeHead } = res;
-  res.writeHead = (...args: unknown[]): ServerResponse => {
-    const opened = findField(args.at(-1), 'mcp-session-id') ?? res.getHeader('mcp-session-id');
-    watch(Number(args[0]), opened === undefined ? undefined : String(opened));
-    return Reflect.apply(writeHead, res, args);
-  };
+// ## Adapters
+// -----------
+
+type NodeRequest = IncomingMessage | Http2ServerRequest;
+type NodeResponse = ServerResponse | Http2ServerResponse;
+
+/** A request of Node or of an emulation, as far as it is like one. */
+interface RequestLike {
+  method?: unknown;
+  url?: unknown;
+  originalUrl?: unknown;
+  headers?: unknown;
+  rawHeaders?: unknown;
+  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown } | null;
+  auth?: AuthInfo | undefined;
+}
+interface ResponseLike {
+  headersSent?: boolean;
+  destroyed?: boolean;
+  stream?: { destroyed?: boolean; destroy?(): unknown };
+  hasHeader?(name: string): boolean;
+  getHeader(name: string): unknown;
+  setHeader(name: string, value: string): unknown;
+  writeHead(status: number, headers: Record<string, string | number>): unknown;
+  end(): unknown;
+  end(body: string): unknown;
+  destroy?(): unknown;
 }
 
-type NodeRequest = IncomingMessage & { originalUrl?: string; auth?: AuthInfo | undefined };
+/** One source: what the handler sees. Where the host has `rawHeaders`, they only count. */
+class NodeHead implements Head {
+  readonly method: string;
+  readonly path: string;
+  readonly host: string | undefined;
+  readonly socket: object | undefined;
+  readonly hasTooManyFields: boolean;
+  readonly #headers: Record<string, unknown>;
+  readonly #rawHeaders: readonly unknown[];
 
-const isNamed = (field: string | undefined, name: string): boolean =>
-  field?.length === name.length && field.toLowerCase() === name;
-
-/** All fields of a name in one, as HTTP joins them. */
-function joinFields(rawHeaders: readonly string[], name: string): string | undefined {
-  let joined: string | undefined;
-  for (let at = 0; at < rawHeaders.length; at += 2) {
-    if (isNamed(rawHeaders[at], name))
-      joined = joined === undefined ? rawHeaders[at + 1] : `${joined}, ${rawHeaders[at + 1]}`;
+  constructor(req: RequestLike) {
+    const { method, headers, rawHeaders, socket } = req;
+    const original = Object.hasOwn(req, 'originalUrl') ? req.originalUrl : undefined; // never one that is inherited
+    const target = isString(original) ? original : isString(req.url) ? req.url : '';
+    const query = target.indexOf('?');
+    this.method = isString(method) ? method : '';
+    this.path = query < 0 ? target : target.slice(0, query);
+    this.#headers = isObject(headers) ? headers : {};
+    this.#rawHeaders = Array.isArray(rawHeaders) ? rawHeaders : [];
+    this.hasTooManyFields = this.#rawHeaders.length > 2000;
+    this.host = this.field(':authority') ?? this.field('host');
+    this.socket = socket ?? undefined;
   }
-  return joined;
-}
 
-function readHead(req: NodeRequest, res: ServerResponse, tokenHeader: string): Head {
-  const { method = '', rawHeaders, socket, url = '' } = req;
-  const target = req.originalUrl ?? url;
-  const query = target.indexOf('?');
-  const path = query < 0 ? target : target.slice(0, query);
-  const tokens = rawHeaders.filter((_value, at) => at % 2 === 1 && isNamed(rawHeaders[at - 1], tokenHeader)); // `req.headers` keeps one of two
-  return {
-    method,
-    path,
-    tokens,
-    field: (name) => joinFields(rawHeaders, name),
-    onLeave: (leave) => {
-      res.once('close', leave);
-    },
-    socket,
-  };
-}
-
-/** Carries out a decision: answers, or prepares the request for the handler and returns the context to run it in. */
-function act(decision: Decision, req: NodeRequest, res: ServerResponse): Store | undefined {
-  if ('status' in decision) {
-    const { status, headers, body } = decision;
-    res
-      .writeHead(status, status === 204 ? headers : { ...headers, 'content-length': Buffer.byteLength(body) })
-      .end(body);
-    return undefined;
+  get isLocal(): boolean {
+    const { encrypted, localAddress } = (this.socket ?? {}) as NonNullable<RequestLike['socket']>;
+    return !encrypted && isString(localAddress) && /^(?:::ffff:)?127\.|^::1$/.test(localAddress);
   }
-  const { store, headers, watch } = decision;
-  for (const [name, value] of headers === NO_HEADERS ? [] : Object.entries(headers)) {
-    res.setHeader(name, name === 'vary' && res.hasHeader(name) ? `${res.getHeader(name)}, ${value}` : value);
+
+  field(name: string): string | undefined {
+    const value = Object.hasOwn(this.#headers, name) ? this.#headers[name] : undefined;
+    return value === undefined || isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
   }
-  if (watch) watchHead(res, watch);
-  if (store.auth) req.auth = describeAuth(store);
-  Kept.keep(req, store);
-  Kept.keep(res, store);
-  return store;
+
+  isRepeated(name: string): boolean {
+    const value = this.#headers[name];
+    if (Array.isArray(value) && value.length > 1) return true;
+    let count = 0;
+    for (let at = 0; at < this.#rawHeaders.length; at += 2) {
+      const field = this.#rawHeaders[at];
+      if (isString(field) && field.length === name.length && field.toLowerCase() === name) count += 1;
+    }
+    return count > 1;
+  }
 }
 
-/** `fail` gets what went wrong here; what the handler throws goes its own way. */
-function carryOut(
-  decision: Decision,
-  req: NodeRequest,
-  res: ServerResponse,
-  proceed: () => unknown,
-  fail: (error: unknown) => void,
-): unknown {
-  let store: Store | undefined;
-  try {
-    store = act(decision, req, res);
-  } catch (error) {
-    return fail(error);
+/** The platform has normalised the path and joined duplicate fields: joined tokens are no token, joined ids no id. */
+class FetchHead implements Head {
+  readonly method: string;
+  readonly path: string;
+  readonly host: string | undefined;
+  readonly socket = undefined;
+  readonly hasTooManyFields = false;
+  readonly isLocal = false;
+  readonly #headers: Headers;
+
+  constructor({ method, url, headers }: Request) {
+    const { pathname, host } = new URL(url);
+    this.method = method;
+    this.path = pathname;
+    this.host = headers.get('host') ?? host;
+    this.#headers = headers;
   }
-  return store && context.run(store, proceed);
+
+  field(name: string): string | undefined {
+    return this.#headers.get(name) ?? undefined;
+  }
+
+  isRepeated(): boolean {
+    return false;
+  }
 }
 
+/**
+ * The one token in a request's head, for `upgrade` handlers and other hosts that no request listener sees.
+ * @param tokenHeader name of the field, default `authorization`
+ * @throws AuthError with the reason no_token, duplicate_token or too_many_fields
+ */
+export function bearerToken(req: NodeRequest, tokenHeader = 'authorization'): string {
+  const head = new NodeHead(req);
+  const name = tokenHeader.toLowerCase();
+  if (head.hasTooManyFields) throw new AuthError('too_many_fields');
+  if (head.isRepeated(name)) throw new AuthError('duplicate_token');
+  const token = readBearer(head.field(name) ?? '');
+  if (token === undefined) throw new AuthError('no_token');
+  return token;
+}
+
+/** Nothing waits for what `writeHead` returns: emulations return nothing. */
+function sendAnswer({ status, headers, body }: Answer, method: string, res: ResponseLike): void {
+  const length = status === 204 ? {} : { 'content-length': Buffer.byteLength(body) };
+  res.writeHead(status, { ...headers, ...length });
+  // Some servers throw when a HEAD or a 204 gets a body.
+  if (method === 'HEAD' || body === '') res.end();
+  else res.end(body);
+}
+
+/** Prepares the request for the handler. */
+function enter({ context: request, headers, binding }: Admission, req: RequestLike, res: ResponseLike): void {
+  if (headers !== NO_HEADERS) {
+    for (const [name, value] of Object.entries(headers)) {
+      const before = name === 'vary' ? res.getHeader(name) : undefined;
+      res.setHeader(name, before === undefined ? value : `${before}, ${value}`);
+    }
+  }
+  if (request.auth) req.auth = describeAuth(request);
+  else if (req.auth !== undefined) {
+    delete req.auth; // whoever set it, it is not this request's
+    if (req.auth !== undefined) req.auth = undefined;
+  }
+  Binding.bind(req, request, undefined);
+  Binding.bind(res, request, binding);
+}
+
+/** Whether somebody else has answered meanwhile, or nobody is there to be answered. */
+const isOver = (req: RequestLike, res: ResponseLike): boolean =>
+  res.headersSent === true ||
+  res.destroyed === true ||
+  res.stream?.destroyed === true ||
+  req.socket?.destroyed === true;
+
+/**
+ * Decides, and answers or lets the handler run in the request's context.
+ * @param fail gets what went wrong here; what the handler throws goes its own way
+ */
 function serve(
-  gate: Gate,
-  req: NodeRequest,
-  res: ServerResponse,
+  policy: Policy,
+  req: RequestLike,
+  res: ResponseLike,
   proceed: () => unknown,
   fail: (error: unknown) => void,
 ): unknown {
+  const carryOut = (decision: Decision): unknown => {
+    if (isOver(req, res)) return undefined;
+    try {
+      if ('status' in decision) return void sendAnswer(decision, isString(req.method) ? req.method : '', res);
+      enter(decision, req, res);
+    } catch (error) {
+      return fail(error);
+    }
+    return context.run(decision.context, proceed);
+  };
+  if (isOver(req, res)) return undefined;
   let decision: Decision | Promise<Decision>;
   try {
-    decision = gate.decide(readHead(req, res, gate.tokenHeader));
+    decision = policy.decide(new NodeHead(req));
   } catch (error) {
     return fail(error);
   }
-  if (!(decision instanceof Promise)) return carryOut(decision, req, res, proceed, fail);
-  let left = false;
-  res.once('close', () => {
-    left = true;
-  });
+  if (!(decision instanceof Promise)) return carryOut(decision);
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return decision
-    .then(
-      (made) => () => carryOut(made, req, res, proceed, fail),
-      (error: unknown) => () => fail(error),
-    )
-    .then((step) => new Promise((resolve) => process.nextTick(() => resolve(left ? undefined : step()))));
+  return decision.then((made) => new Promise((resolve) => process.nextTick(() => resolve(carryOut(made)))));
 }
 
 /**
  * Wraps a request listener of `node:http`, `https` or `http2`: it runs only for verified users, in their context.
  * @throws KeyError for bad options, and when there is no usable key
  */
-export function withAuth(handler: RequestListener, options: AuthOptions = {}): RequestListener {
-  if (typeof handler !== 'function')
-    refuseOptions('withAuth needs a request listener: withAuth((req, res) => { … }, options)');
-  const gate = new Gate(options);
-  return function authenticated(this: unknown, req, res) {
-    return serve(
-      gate,
-      req,
-      res,
-      () => Reflect.apply(handler, this, [req, res]),
-      (error) => {
-        throw error;
-      },
-    );
+export function withAuth<
+  Req extends NodeRequest = IncomingMessage,
+  Res extends NodeResponse = ServerResponse<IncomingMessage>,
+>(handler: (req: Req, res: Res) => unknown, options: AuthOptions = {}): (req: Req, res: Res) => unknown {
+  const usage = 'withAuth needs a request listener: withAuth((req, res) => { … }, options)';
+  check(typeof handler === 'function', 'option', usage);
+  const policy = new Policy(options);
+  return function authenticated(this: unknown, req: Req, res: Res): unknown {
+    const fail = (error: unknown): void => {
+      const { stream, destroy }: ResponseLike = res;
+      policy.report(error);
+      if (destroy) Reflect.apply(destroy, res, []);
+      else stream?.destroy?.();
+    };
+    return serve(policy, req, res, () => Reflect.apply(handler, this, [req, res]), fail);
   };
 }
 
@@ -2401,10 +3051,11 @@ export function withAuth(handler: RequestListener, options: AuthOptions = {}): R
  */
 export function authMiddleware(
   options: AuthOptions = {},
-): (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void {
-  const gate = new Gate(options);
+  // As Connect types it: Fastify's `done` and others take narrower errors.
+): (req: NodeRequest, res: NodeResponse, next: (error?: any) => void) => void {
+  const policy = new Policy(options);
   return (req, res, next) => {
-    serve(gate, req, res, () => next(), next);
+    serve(policy, req, res, () => next(), next);
   };
 }
 
@@ -2417,33 +3068,36 @@ export function withAuthFetch<Rest extends unknown[]>(
   handler: (request: Request, ...rest: Rest) => Response | Promise<Response>,
   options: AuthOptions = {},
 ): (request: Request, ...rest: Rest) => Promise<Response> {
-  if (typeof handler !== 'function')
-    refuseOptions('withAuthFetch needs a handler: withAuthFetch((request) => new Response(…), options)');
-  const gate = new Gate(options);
+  const usage = 'withAuthFetch needs a handler: withAuthFetch((request) => new Response(…), options)';
+  check(typeof handler === 'function', 'option', usage);
+  const policy = new Policy(options);
   return async (request, ...rest) => {
-    const field = (name: string): string | undefined => request.headers.get(name) ?? undefined;
-    const tokens = [field(gate.tokenHeader) ?? []].flat();
-    const onLeave = (leave: () => void): void => request.signal.addEventListener('abort', leave, { once: true });
-    const decision = await gate.decide({
-      method: request.method,
-      path: new URL(request.url).pathname,
-      tokens,
-      field,
-      onLeave,
-      socket: undefined,
-    });
+    const decision = await policy.decide(new FetchHead(request));
     if ('status' in decision) {
       const { status, headers, body } = decision;
       return new Response(request.method === 'HEAD' || body === '' ? null : body, { status, headers });
     }
-    if (request.signal.aborted) return new Response(null, { status: 503 });
-    const { store, headers, watch } = decision;
-    if (store.auth) Object.assign(request, { auth: describeAuth(store) });
-    const response = await context.run(store, () => handler(request, ...rest));
-    watch?.(response.status, response.headers.get('mcp-session-id') ?? undefined);
-    if (headers === NO_HEADERS) return response;
-    const open = new Response(response.body, response); // the handler's may be immutable
-    for (const [name, value] of Object.entries(headers)) open.headers[name === 'vary' ? 'append' : 'set'](name, value);
-    return open;
+    if (request.signal?.aborted) return new Response(null, { status: 503 });
+    const { context: admitted, headers, binding } = decision;
+    Object.assign(request, { auth: describeAuth(admitted) });
+    Binding.bind(request, admitted, undefined);
+    const response = await context.run(admitted, () => handler(request, ...rest));
+    const opened = response.headers.get('mcp-session-id');
+    if (opened !== null) binding?.sessions.bind(opened, binding.principal);
+    return headers === NO_HEADERS ? response : withHeaders(response, headers);
   };
+}
+
+function withHeaders(response: Response, headers: Record<string, string>): Response {
+  const set = (to: Headers): void => {
+    for (const [name, value] of Object.entries(headers)) to[name === 'vary' ? 'append' : 'set'](name, value);
+  };
+  try {
+    set(response.headers);
+    return response;
+  } catch {
+    const open = new Response(response.body, response); // the handler's was immutable, such as one that fetch gave
+    set(open.headers);
+    return open;
+  }
 }

@@ -490,7 +490,7 @@ async function refusals(): Promise<void> {
     Object.entries(kinds).map(([name, make]) => [name, Array.from({ length: 50 }, make)]),
   );
   const times: Record<string, number[]> = Object.fromEntries(names.map((name) => [name, []]));
-  const verifier = new JWETokenVerifier({ keys: privateJwk, concurrency: 1 });
+  const verifier = new JWETokenVerifier({ keys: privateJwk });
   let accepted = 0;
   const operations = await countRsa(async () => {
     for (let i = 0; i < samples; i += 1) {

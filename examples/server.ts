@@ -2,10 +2,13 @@
 //
 //   npx mcp-auth-middleware generate
 //   MCP_KEY_FILE_PATH=.keys/mcp-private.json node server.ts     # Node 22.18 or later; compile it for Node 20
-import { createServer } from 'node:http';
+//
+// PAGE=browser.html serves that page at /. CORS_ORIGIN=https://app.example lets pages of that origin call the tools.
+import { readFileSync } from 'node:fs';
+import { createServer, type RequestListener } from 'node:http';
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
-import { getUser, withAuth } from 'mcp-auth-middleware';
+import { getUser, JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
 import { z } from 'zod';
 
 function createMcpServer(): McpServer {
@@ -26,31 +29,46 @@ function createMcpServer(): McpServer {
 }
 
 const mcp = toNodeHandler(createMcpHandler(createMcpServer));
+const verifier = new JWETokenVerifier(); // reads the key file once and stops here when there is no usable key
+let draining = false;
 
-// withAuth reads the key file once at start and stops here when there is no usable key. It answers
-// /.well-known/jwks.json itself; nothing but /healthz reaches the handler without a valid token.
+// What anyone may read without a token. Kubernetes restarts a pod by /healthz and sends it requests by /readyz.
+const open = new Map<string, RequestListener>([
+  ['/healthz', (_req, res) => void res.end()],
+  ['/readyz', (_req, res) => void res.writeHead(!draining && verifier.isReady() ? 200 : 503).end()],
+]);
+const { PAGE, CORS_ORIGIN, HOST = '127.0.0.1', PORT = '3000' } = process.env;
+if (PAGE) {
+  const html = readFileSync(PAGE);
+  open.set('/', (_req, res) => void res.setHeader('Content-Type', 'text/html').end(html));
+}
+
+// withAuth answers /.well-known/jwks.json itself. Without a valid token nothing reaches the handler but the open paths.
 const server = createServer(
   withAuth(
     (req, res) => {
-      const path = req.url?.split('?')[0];
+      const path = req.url?.split('?')[0] ?? '';
       if (path === '/mcp') return mcp(req, res);
-      res.writeHead(path === '/healthz' ? 200 : 404).end();
+      const listener = open.get(path);
+      return listener ? listener(req, res) : void res.writeHead(404).end();
     },
-    { publicPaths: ['/healthz'] },
+    { verifier, publicPaths: [...open.keys()], cors: CORS_ORIGIN ? { origin: [CORS_ORIGIN] } : false },
   ),
 );
 
-const host = process.env.HOST ?? '127.0.0.1';
-server.listen(Number(process.env.PORT ?? 3000), host, () => {
+server.listen(Number(PORT), HOST, () => {
   const address = server.address();
   const port = typeof address === 'object' ? address?.port : undefined;
-  console.log(`MCP server at http://${host}:${port}/mcp`);
+  console.log(`MCP server at http://${HOST}:${port}/mcp`);
 });
 
-// Kubernetes sends SIGTERM: requests under way are finished, streams still open after ten seconds are cut.
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
-    server.close();
-    setTimeout(() => server.closeAllConnections(), 10_000).unref();
-  });
+function close(): void {
+  server.close(); // requests under way are finished
+  setTimeout(() => server.closeAllConnections(), 10_000).unref(); // and streams still open by then are cut
 }
+process.once('SIGINT', close);
+// Kubernetes sends SIGTERM while requests still arrive: first /readyz says so, and five seconds later the server closes.
+process.once('SIGTERM', () => {
+  draining = true;
+  setTimeout(close, 5_000);
+});

@@ -49,11 +49,13 @@ async function saturate({ url, duration, connections, token }: Load): Promise<Lo
   };
 }
 
-const WARM_UP = 1000; // ms in which the client connects and its own code is compiled, which would be the slowest percent of all
+// In these ms the client connects and its own code is compiled, which would be the slowest percent of all.
+const WARM_UP = 1000;
 
-/** autocannon sends a second's requests all at once, so this one paces them itself. A request is timed from when it was due. */
+/** autocannon sends a second's requests at once; this one paces them. A request is timed from when it was due. */
 async function pace({ url, duration, connections, rate = 1, token, forged = false }: Load): Promise<LoadResult> {
   const pool = new Pool(new URL(url).origin, { connections });
+  const bearer = (): string => `Bearer ${forged ? forge(token) : token}`;
   const latency = createHistogram();
   const statuses = new Map<number, number>();
   const pending = new Set<Promise<void>>();
@@ -61,11 +63,8 @@ async function pace({ url, duration, connections, rate = 1, token, forged = fals
   const start = performance.now();
   const send = async (due: number): Promise<void> => {
     try {
-      const { statusCode, body } = await pool.request({
-        method: 'GET',
-        path: '/',
-        headers: { authorization: `Bearer ${forged ? forge(token) : token}` },
-      });
+      const headers = { authorization: bearer() };
+      const { statusCode, body } = await pool.request({ method: 'GET', path: '/', headers });
       await body.dump();
       statuses.set(statusCode, (statuses.get(statusCode) ?? 0) + 1);
       if (due - start >= WARM_UP) latency.record(Math.max(1, Math.round((performance.now() - due) * 1000)));

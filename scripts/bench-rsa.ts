@@ -1,4 +1,4 @@
-// One core's worth of RSA for the bench, in a worker thread: private operations per second of the library that the runtime links.
+// One core's worth of RSA for the bench, in a worker thread: private operations/s of the OpenSSL that Node links.
 import { constants, createPrivateKey, privateDecrypt, publicEncrypt } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 

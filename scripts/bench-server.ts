@@ -1,11 +1,11 @@
-// A server for the bench, in a process of its own: bench-server.js NAME. The parent gets its port, and its state whenever it asks.
+// A server for the bench, in a process of its own: bench-server.js NAME. The parent gets its port, and its state when
+// it asks. BENCH_LIBRARY is the URL of another build of the library.
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { createServer, type RequestListener } from 'node:http';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { requireBearerAuth } from '@modelcontextprotocol/express';
 import express from 'express';
 import { jwtVerify } from 'jose';
-import { authMiddleware, getUser, JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
 import { rsa } from '../test/support/rsa.js';
 
 /** What a server tells of itself. Times in ms, memory in octets. */
@@ -22,6 +22,10 @@ export interface ServerInput {
   signer: { kty: string };
 }
 
+const library = process.env['BENCH_LIBRARY'] ?? 'mcp-auth-middleware';
+const { authMiddleware, getUser, JWETokenVerifier, withAuth }: typeof import('mcp-auth-middleware') = await import(
+  library
+);
 const { keys, signer } = JSON.parse(process.env['BENCH_INPUT'] ?? '') as ServerInput;
 const answer = 'hello, alice';
 const storage = new AsyncLocalStorage<string>();

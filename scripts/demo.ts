@@ -1,5 +1,5 @@
-// `npm start`: the whole story once, on real parts. Keys made by the command, the example server as a process of its own,
-// a token made from the key it publishes, a tool call through the official MCP client; then the same without a good token.
+// `npm start`: the whole story once, on real parts. Keys made by the command, the example server as a process of its
+// own, a token made from the key it publishes, a tool call through the official MCP client; then without a good token.
 import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -90,7 +90,8 @@ async function showRefusal(url: string, headers: Record<string, string>): Promis
   if (response.status !== 401) throw new Error(`the server answered ${response.status}, not 401`);
 }
 
-async function tell(folder: string): Promise<void> {
+/** Makes the keys and starts the example server with them. */
+async function startServer(folder: string): Promise<{ server: ChildProcess; url: string }> {
   step("Make the server's key pair (RSA-4096)");
   code('$ npx mcp-auth-middleware generate');
   show(await command(folder, 'generate'));
@@ -103,20 +104,25 @@ async function tell(folder: string): Promise<void> {
   const server = start(folder, join(root, 'build/examples/server.js'), [], env);
   const url = await address(server);
   show(`MCP server at ${url}`);
+  return { server, url };
+}
 
+async function fetchKeySet(url: string): Promise<JwkSet> {
   step('Fetch its public key, as whoever wants to tell it about a user does');
   const jwksUrl = new URL('/.well-known/jwks.json', url);
   code(`$ curl ${jwksUrl}`);
   const response = await fetch(jwksUrl, { signal: early.signal });
   if (!response.ok) throw new Error(`no key set at ${jwksUrl}: HTTP ${response.status}`);
   const jwks = (await response.json()) as JwkSet; // encryptToken checks what it uses of it
-  show(
-    JSON.stringify(
-      jwks,
-      (_, value: unknown) => (typeof value === 'string' && value.length > 64 ? shorten(value) : value),
-      2,
-    ),
-  );
+  const brief = (_: string, value: unknown): unknown =>
+    typeof value === 'string' && value.length > 64 ? shorten(value) : value;
+  show(JSON.stringify(jwks, brief, 2));
+  return jwks;
+}
+
+async function tell(folder: string): Promise<void> {
+  const { server, url } = await startServer(folder);
+  const jwks = await fetchKeySet(url);
 
   step("Encrypt the user's claims to that key: only this server can read them");
   code("const claims = { sub: 'user-1', name: 'Ada' };");
@@ -140,7 +146,7 @@ async function tell(folder: string): Promise<void> {
 
   step('Stop the server and destroy the keys');
   code('$ npx mcp-auth-middleware clean');
-  server.kill();
+  server.kill('SIGINT'); // SIGTERM would have it wait for a load balancer
   await once(server, 'close');
   show(await command(folder, 'clean'));
   if (existsSync(join(folder, '.keys/mcp-private.json'))) throw new Error('the private key is still there');
@@ -168,10 +174,12 @@ async function main(): Promise<void> {
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   console.log(
-    `\n${paint(32, `Done in ${seconds} s; nothing is left behind.`)} To go on, copy examples/server.ts and read README.md.`,
+    `\n${paint(32, `Done in ${seconds} s; nothing is left behind.`)}`,
+    'To go on, copy examples/server.ts and read README.md.',
   );
   console.log(
-    'Mind: these claims are confidential, but whoever can fetch the key could have made them. README.md says how to have them signed.',
+    'Mind: these claims are confidential, but whoever can fetch the key could have made them.',
+    'README.md says how to have them signed.',
   );
 }
 
@@ -183,7 +191,7 @@ const deadline = setTimeout(() => stop('not done after two minutes', 1), 120_000
 try {
   await main();
 } catch (error) {
-  const cause: unknown = early.signal.aborted ? early.signal.reason : error; // what broke because of the abort is not the news
+  const cause: unknown = early.signal.aborted ? early.signal.reason : error; // not what broke because of the abort
   console.error(`error: ${cause instanceof Error ? cause.message : cause}`);
   process.exitCode ||= 1;
 } finally {

@@ -1,6 +1,5 @@
 // examples/k8s-*.yaml: what a reviewer would demand of them, each demand shown to notice a manifest that breaks it.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
@@ -14,7 +13,6 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type IDeployment, Deployment } from 'kubernetes-models/apps/v1';
@@ -36,6 +34,7 @@ import {
 } from 'kubernetes-models/v1';
 import { parse, parseAllDocuments } from 'yaml';
 import { mcp } from './support/command.js';
+import { startExample } from './support/example.js';
 import { needs, root, run, type Scope } from './support/support.js';
 
 const path = (name: string): string => join(root, 'examples', name);
@@ -165,7 +164,7 @@ const drainSeconds = [...read('server.ts').matchAll(/setTimeout\(.*, ([0-9_]+)\)
 
 /** The Secret that the command prints with no more than a namespace said. */
 async function commandSecret(): Promise<{ name: string; namespace: string; keys: string[]; text: string }> {
-  const { code, stdout, stderr } = await mcp(root, ['k8s', '--ephemeral', '-n', 'mcp-server']);
+  const { code, stdout, stderr } = await mcp(root, ['k8s', '--ephemeral', '-n', 'mcp-server', '--bits', '2048']);
   assert.equal(code, 0, stderr);
   const printed: unknown = parse(stdout, { version: '1.1' });
   assert.ok(Secret.is(printed));
@@ -551,18 +550,10 @@ describe('the example server in its pod', () => {
     return join(folder, name);
   }
 
-  /** Starts it with the manifest's environment, on a free port, and says where it listens. */
+  /** Starts it with the manifest's environment, but on a free port of this machine. */
   async function start(scope: Scope, keyFile: string): Promise<string> {
-    const child = spawn(process.execPath, [join(root, 'build/examples/server.js')], {
-      env: { ...process.env, ...env, HOST: '127.0.0.1', PORT: '0', MCP_KEY_FILE_PATH: keyFile },
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
-    scope.after(() => child.kill('SIGKILL'));
-    for await (const line of createInterface({ input: child.stdout })) {
-      const [url] = /http:\/\/\S+/.exec(line) ?? [];
-      if (url) return url;
-    }
-    throw new Error('the server ended before it listened');
+    const { UV_THREADPOOL_SIZE = '' } = env;
+    return (await startExample(scope, 'server.js', { UV_THREADPOOL_SIZE, MCP_KEY_FILE_PATH: keyFile })).url;
   }
   const status = async (url: string, path = ''): Promise<number> => {
     const response = await fetch(new URL(path, url));

@@ -1,0 +1,218 @@
+// The bench's rows through servers: requests with a known token, and a flood of forged ones.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import { root } from '../test/support/support.js';
+import { input, mint, sign, token } from './bench-keys.js';
+import type { Load, LoadResult } from './bench-load.js';
+import { compare, expect, fromTyped, inTurns, options, type Row, round, rows, short } from './bench-rows.js';
+import type { ServerState } from './bench-server.js';
+
+interface RunningServer {
+  url: string;
+  state: () => Promise<ServerState>;
+  stop: () => void;
+}
+
+/** Starts one of the servers of bench-server.ts, with this build of the library or another. */
+async function startServer(name: string, library?: string): Promise<RunningServer> {
+  const args = ['--expose-gc', '--no-warnings', join(root, 'build/scripts/bench-server.js'), name];
+  const child = spawn(process.execPath, args, {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    env: { ...process.env, BENCH_INPUT: JSON.stringify(input), BENCH_LIBRARY: library },
+  });
+  const ended = once(child, 'exit').then(() => {
+    throw new Error(`the server ${name} ended before it listened`);
+  });
+  const [{ port }] = (await Promise.race([once(child, 'message'), ended])) as [{ port: number }];
+  ended.catch(() => {}); // it is stopped later
+  return {
+    url: `http://127.0.0.1:${port}/`,
+    state: async () => {
+      child.send('state');
+      return ((await once(child, 'message')) as [ServerState])[0];
+    },
+    stop: () => void child.kill(),
+  };
+}
+
+async function load(what: Load): Promise<LoadResult> {
+  const child = spawn(process.execPath, [join(root, 'build/scripts/bench-load.js'), JSON.stringify(what)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  return JSON.parse(await text(child.stdout)) as LoadResult;
+}
+
+// ## Known tokens
+
+interface Side {
+  name: string;
+  bearer?: string;
+  /** RSA operations that all these requests may take together. */
+  rsa: number;
+  library?: string;
+}
+
+/**
+ * Requests/s of a server in a new process: once the collector has run while a server idles, Node's own
+ * `process.nextTick` may stay slow in it for good.
+ */
+function rate(what: string, { name, bearer = token, rsa, library }: Side): () => Promise<number> {
+  return async () => {
+    const server = await startServer(name, library);
+    const ask = { url: server.url, connections: 32, token: bearer };
+    if (!short) await load({ ...ask, duration: 1 });
+    const { perSecond, refused, errors } = await load({ ...ask, duration: short ? 1 : 2 });
+    expect(`refused known tokens, ${what}`, [refused, errors], [{}, 0]);
+    expect(`operations for a known token, ${what}, ${name}`, (await server.state()).rsa, rsa);
+    server.stop();
+    return perSecond;
+  };
+}
+
+async function compareServers(
+  row: Pick<Row, 'what' | 'main' | 'label'>,
+  ours: Side,
+  other: Side,
+  atLeast?: number,
+): Promise<void> {
+  const sides = await inTurns(short ? 1 : 7, { ours: rate(row.what, ours), other: rate(row.what, other) });
+  compare({ ...row, against: other.name }, sides.ours, sides.other, atLeast);
+}
+
+export async function known(): Promise<void> {
+  const http = {
+    what: 'requests with a known token, http',
+    main: true,
+    label: 'Requests, beside a bare server',
+  } as const;
+  const [ours, bare] = [
+    { name: 'ours', rsa: 1 },
+    { name: 'bare', rsa: 0 },
+  ];
+  await compareServers(http, ours, bare, 0.88);
+  await compareServers({ what: 'of which AsyncLocalStorage.run alone' }, { name: 'storage', rsa: 0 }, bare);
+  const [what, express] = ['requests with a known token, express', { name: 'express-ours', rsa: 1 }];
+  await compareServers({ what, label: 'Requests, beside bare Express' }, express, { name: 'express', rsa: 0 });
+  const label = 'Requests, beside Express with the SDK’s bearer check';
+  const sdk = { name: 'express-sdk', rsa: 0, bearer: await sign('RS256') };
+  await compareServers({ what, main: true, label }, express, sdk);
+}
+
+/** Another build of the library against this one. A bare server beside them says how much either costs. */
+export async function versions(): Promise<void> {
+  const old = fromTyped(options.old ?? '');
+  if (!existsSync(old)) throw new Error(`--old: there is no ${old}; build the other version first`);
+  const what = 'requests with a known token, http';
+  const sides = await inTurns(short ? 3 : 15, {
+    ours: rate(what, { name: 'ours', rsa: 1 }),
+    old: rate(`${what}, old`, { name: 'ours', rsa: 1, library: pathToFileURL(old).href }),
+    bare: rate(what, { name: 'bare', rsa: 0 }),
+  });
+  compare({ what: `${what}, this build`, against: 'the old build' }, sides.ours, sides.old);
+  compare({ what: `${what}, this build`, against: 'bare' }, sides.ours, sides.bare);
+  compare({ what: `${what}, the old build`, against: 'bare' }, sides.old, sides.bare);
+}
+
+// ## Overload
+
+interface Phase {
+  load: LoadResult;
+  state: ServerState;
+}
+
+interface Overload {
+  calm: Phase;
+  flooded: Phase;
+  after: Phase;
+  flood: LoadResult;
+  /** The first new token right after the flood. */
+  first: { status: number; ms: number };
+  /** A new token once the server is at rest, and the operations from then on. */
+  fresh: { status: number; operations: number };
+}
+
+/** What the flood left under way is no cost of what follows. */
+async function settle(server: RunningServer): Promise<ServerState> {
+  let state = await server.state();
+  for (let before = -1; before !== state.rsa;) {
+    before = state.rsa;
+    await sleep(500);
+    state = await server.state();
+  }
+  return state;
+}
+
+async function measureOverload(): Promise<Overload> {
+  const duration = short ? 2 : 10;
+  const server = await startServer('ours');
+  const { url } = server;
+  const ask = { url, duration, connections: 10, rate: 200, token };
+  const askNew = async (jti: number): Promise<number> =>
+    (await fetch(url, { headers: { authorization: `Bearer ${await mint(jti)}` } })).status;
+  const phase = async (): Promise<Phase> => ({ load: await load(ask), state: await server.state() });
+  await load({ ...ask, duration: 1 });
+  await server.state();
+  const calm = await phase();
+  const flooding = load({ url, duration: duration + 2, connections: 600, rate: 3000, token, forged: true });
+  await sleep(1000); // until its 600 connections stand, which any server takes a while to accept
+  const flooded = await phase();
+  const flood = await flooding;
+  const start = performance.now();
+  const first = { status: await askNew(-1), ms: performance.now() - start };
+  const settled = await settle(server);
+  const status = await askNew(-2);
+  const after = await phase();
+  server.stop();
+  return { calm, flooded, after, flood, first, fresh: { status, operations: after.state.rsa - settled.rsa } };
+}
+
+function expectOverload({ calm, flooded, after, flood, fresh }: Overload): void {
+  for (const [when, { load }] of Object.entries({ before: calm, during: flooded, after })) {
+    expect(`known tokens refused ${when} a flood`, [load.refused, load.errors], [{}, 0]);
+  }
+  expect('forged tokens accepted', flood.ok, 0);
+  const others = Object.keys(flood.refused).filter((status) => status !== '401' && status !== '503');
+  expect('answers to forged tokens other than 401 and 503', others, []);
+  expect('a new token after the flood', fresh, { status: 200, operations: 1 });
+}
+
+export async function overload(): Promise<void> {
+  const measured = await measureOverload();
+  expectOverload(measured);
+  const { calm, flooded, after, flood, first } = measured;
+  const answers = Object.entries(flood.refused).map(([status, count]) => `${status}: ${count}`);
+  const ms = (value: number): string => `${round(value)} ms`;
+  const mib = (octets: number): string => `${round(octets / 2 ** 20)} MiB`;
+  rows.push(
+    {
+      what: `known tokens during a flood of forged ones (${round(flood.perSecond)}/s, ${answers.join(', ')}), p99`,
+      figure: ms(flooded.load.p99),
+      against: 'without a flood',
+      reference: `${ms(calm.load.p99)}, after it ${ms(after.load.p99)}`,
+      target: '< 30 ms',
+      met: flooded.load.p99 < 30,
+      main: true,
+    },
+    {
+      what: 'event-loop delay during the flood, p99',
+      figure: ms(flooded.state.delayP99),
+      against: 'without it',
+      reference: ms(calm.state.delayP99),
+      target: '< 20 ms',
+      met: flooded.state.delayP99 < 20,
+    },
+    {
+      what: 'heap in use after the flood',
+      figure: mib(after.state.heap),
+      against: 'before it',
+      reference: mib(calm.state.heap),
+      ratio: after.state.heap / calm.state.heap,
+    },
+    { what: 'first new token right after the flood', figure: `${first.status} in ${ms(first.ms)}` },
+  );
+}

@@ -38,13 +38,22 @@ import {
 } from 'node:crypto';
 import { channel } from 'node:diagnostics_channel';
 import { EventEmitter } from 'node:events';
-import { closeSync, constants as files, fstatSync, openSync, readFileSync, statfsSync } from 'node:fs';
+import {
+  type BigIntStats,
+  closeSync,
+  constants as files,
+  fstatSync,
+  openSync,
+  readFileSync,
+  statfsSync,
+} from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve as absolute } from 'node:path';
+import { clearInterval, setInterval } from 'node:timers';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
@@ -56,27 +65,11 @@ export type RsaAlg = 'RSA-OAEP-256' | 'RSA-OAEP';
 /** Signature algorithms of nested tokens; EdDSA means Ed25519 and goes by both names (RFC 8037, RFC 9864). */
 export type SignatureAlg = 'RS256' | 'PS256' | 'ES256' | 'EdDSA' | 'Ed25519';
 
+type JwkText = 'kid' | 'alg' | 'use' | 'n' | 'e' | 'd' | 'p' | 'q' | 'dp' | 'dq' | 'qi' | 'crv' | 'x' | 'y';
 /** A JSON Web Key (RFC 7517). `iat`, `nbf` and `exp` are NumericDates: seconds since the epoch. */
-export interface Jwk {
+export interface Jwk extends Partial<Record<JwkText, string>>, Partial<Record<'iat' | 'nbf' | 'exp', number>> {
   kty: string;
-  kid?: string;
-  alg?: string;
-  use?: string;
   key_ops?: string[];
-  n?: string;
-  e?: string;
-  d?: string;
-  p?: string;
-  q?: string;
-  dp?: string;
-  dq?: string;
-  qi?: string;
-  crv?: string;
-  x?: string;
-  y?: string;
-  iat?: number;
-  nbf?: number;
-  exp?: number;
 }
 /** A JWK Set (RFC 7517 §5). */
 export interface JwkSet {
@@ -245,9 +238,9 @@ export interface AuthEvent {
   readonly missing?: readonly string[];
   /** `kid` of the server's key: the token's, or the one that is published now (`keys.loaded`, `keys.active`). */
   readonly keyId?: string;
-  /** Every `kid` of the set that was loaded. */
+  /** Every `kid` of the server's unexpired keys. */
   readonly kids?: readonly string[];
-  /** NumericDate at which the next of the loaded keys expires. */
+  /** NumericDate at which the next of them expires. */
   readonly nextExpiry?: number;
   readonly issuer?: string;
   readonly anonymous?: boolean;
@@ -290,22 +283,14 @@ const REFUSALS = {
   duplicate_field: ['invalid_request', 400, 'Host, Origin or Mcp-Session-Id was sent more than once'],
   session_id: ['invalid_request', 400, 'Mcp-Session-Id must be one value of visible ASCII characters'],
   too_many_fields: ['invalid_request', 431, 'The request has more than 1,000 header fields'],
-  host: [
-    'invalid_request',
-    403,
-    'This Host is not allowed; the server sets which are with allowedHosts or resource',
-  ],
+  host: ['invalid_request', 403, 'This Host is not allowed; the server sets which are with allowedHosts or resource'],
   origin: ['invalid_request', 403, 'This Origin is not allowed; the server sets which ones are with cors.origin'],
   method: ['invalid_request', 405, 'This document is read with GET or HEAD'],
   session: ['invalid_request', 404, 'Session not found'],
   overloaded: ['temporarily_unavailable', 503, 'Too many new access tokens are waiting; try again'],
   no_key: ['temporarily_unavailable', 503, 'No decryption key is valid at this time; try again'],
   issuer_unavailable: ['temporarily_unavailable', 503, 'The keys of the token issuer cannot be read; try again'],
-  revocation_unavailable: [
-    'temporarily_unavailable',
-    503,
-    'It is unknown whether the token was revoked; try again',
-  ],
+  revocation_unavailable: ['temporarily_unavailable', 503, 'It is unknown whether the token was revoked; try again'],
   failed: ['server_error', 500, 'The server failed to judge this request'],
 } as const;
 export type RefusalReason = keyof typeof REFUSALS;
@@ -378,7 +363,7 @@ function about<T>(place: string, act: () => T): T {
 // ## Lanes
 // --------
 
-/** How many RSA operations run at once: one per process, for the thread pool is the process's; one thread stays free. */
+/** How many RSA operations run at once. One limit per process, as the thread pool is; one thread stays free. */
 const LANES = ((): number => {
   const setting = process.env['UV_THREADPOOL_SIZE'];
   const pool = setting === undefined ? 4 : Math.min(1024, Number.parseInt(setting, 10) || 1); // as libuv reads it
@@ -404,8 +389,8 @@ async function inLane<T>(task: () => Promise<T>): Promise<T> {
 // -----------------------
 //
 // Everything between a stranger's bytes and "this is the user". The steps of a new token, in this order:
-//   1. parseJwe       form, sizes and canonical base64url of the compact JWE, its header by allow-list (RFC 7516 §7.1, §4)
-//   2. candidateKeys  the server's unexpired keys that its kid and alg allow (RFC 8725 §3.1: the key says its algorithm)
+//   1. parseJwe       form, sizes, canonical base64url; the header by allow-list (RFC 7516 §7.1, §4)
+//   2. candidateKeys  unexpired keys that its kid and alg allow (RFC 8725 §3.1: the key says its algorithm)
 //   3. decryptJwe     RSA-OAEP, then A256GCM with a random CEK where RSA gave none (RFC 7516 §5.2, §11.5)
 //   4. isNested       which level the token is of; the other one is refused (RFC 7519 §5.2)
 //   5. parseJws, pickIssuer, verifyNested   where issuers are trusted: the issuer by iss, its key by kid, the signature
@@ -449,14 +434,7 @@ function parseObject(bytes: Uint8Array): JsonObject | undefined {
 // ## Audit surface: keys
 // ----------------------
 
-interface PublicKey {
-  kid: string;
-  alg: RsaAlg;
-  modulusOctets: number;
-  publicKey: KeyObject;
-  publicJwk: Required<Pick<RsaPublicJwk, 'kty' | 'n' | 'e' | 'kid' | 'alg' | 'use'>>;
-}
-interface DecryptionKey extends PublicKey {
+interface DecryptionKey extends ReturnType<typeof importPublic> {
   /** Made of kid, alg and modulus: a key that is read again is the same key. */
   id: string;
   /** The private members and no others. */
@@ -473,6 +451,7 @@ const OAEP = {
   'RSA-OAEP-256': { node: 'sha256', subtle: 'SHA-256' },
   'RSA-OAEP': { node: 'sha1', subtle: 'SHA-1' }, // OAEP needs no collision resistance of its hash (RFC 8017 §B.1)
 } as const;
+const OAEP_PADDING = constants.RSA_PKCS1_OAEP_PADDING;
 const isRsaAlg = (alg: unknown): alg is RsaAlg => alg === 'RSA-OAEP-256' || alg === 'RSA-OAEP';
 const MAX_KEYS = 4; // unexpired ones of one algorithm: a forged token without kid costs one RSA operation a key
 
@@ -483,7 +462,7 @@ const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => mem
 function listKeys(set: unknown): Jwk[] {
   const keys = isObject(set) && Object.hasOwn(set, 'keys') ? set['keys'] : [set];
   check(Array.isArray(keys) && keys.length > 0, 'malformed', 'must be a JWK Set with at least one key');
-  return keys.map((jwk: unknown, index) =>
+  return [...keys].map((jwk: unknown, index) =>
     aboutKey(index, keys.length, () => {
       check(isObject(jwk), 'malformed', 'must be a JWK, a JSON object');
       return withoutPrototype(jwk) as unknown as Jwk;
@@ -550,7 +529,7 @@ function readModulus(jwk: Jwk): { n: bigint; modulusOctets: number } {
  * The public half. What kty, use, key_ops and alg say must agree with what the key is here for; absent alg means
  * RSA-OAEP-256. Built from n and e alone: what is published is never a private JWK less some members.
  */
-function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']): PublicKey {
+function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']) {
   const { kty, use, key_ops: ops, alg = 'RSA-OAEP-256', kid } = jwk;
   check(kty === 'RSA', 'unsupported', '"kty" must be RSA');
   const forEncryption = use === undefined || use === 'enc';
@@ -562,8 +541,8 @@ function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']): 
   const { modulusOctets } = readModulus(jwk);
   const publicKey = createPublicKey({ key: { kty: 'RSA', n: jwk.n ?? '', e: jwk.e ?? '' }, format: 'jwk' });
   const { n = '', e = '' } = publicKey.export({ format: 'jwk' });
-  const id = kid ?? jwkThumbprint({ kty: 'RSA', n, e });
-  return { kid: id, alg, modulusOctets, publicKey, publicJwk: { kty: 'RSA', n, e, kid: id, alg, use: 'enc' } };
+  const publicJwk = { kty, n, e, kid: kid ?? jwkThumbprint({ kty, n, e }), alg, use: 'enc' } as const;
+  return { kid: publicJwk.kid, alg, modulusOctets, publicKey, publicJwk };
 }
 
 function readTimes(jwk: Jwk): { start: number; exp: number } {
@@ -573,10 +552,10 @@ function readTimes(jwk: Jwk): { start: number; exp: number } {
   return { start: jwk.nbf ?? jwk.iat ?? -Infinity, exp: jwk.exp ?? Infinity };
 }
 
-/** OpenSSL loads a key with a foreign d, or CRT members that do not belong together; such a key leaks or fails at work. */
+/** OpenSSL loads a key whose d or CRT members do not belong to it; such a key leaks or fails at work. */
 function importPrivate(jwk: Jwk): DecryptionKey {
-  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const known = importPublic(jwk, ['decrypt', 'unwrapKey']);
+  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const { n } = readModulus(jwk);
   const primes = PRIVATE_MEMBERS.every((member) => member in jwk);
   const remedy = 'restore it from a backup or generate a new key';
@@ -618,7 +597,7 @@ function importPrivateSet(set: unknown, now: number): DecryptionKey[] {
   return keys;
 }
 
-/** The newest unexpired key whose time has come; when none has (a clock behind the generator's), the one that comes first. */
+/** The newest unexpired key whose time has come; when none has (a clock that is behind), the one that comes first. */
 function activeKey<K extends { start: number; exp: number }>(keys: readonly K[], now: number): K | undefined {
   const usable = keys.filter((key) => now < key.exp);
   const [newest] = usable.filter((key) => key.start <= now).sort((a, b) => b.start - a.start);
@@ -630,57 +609,8 @@ function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk
   return { keys: active ? [{ ...active.publicJwk }] : [] };
 }
 
-const oaep = (
-  { alg }: PublicKey,
-  key: KeyObject,
-): { key: KeyObject; padding: number; oaepHash: 'sha256' | 'sha1' } => ({
-  key,
-  padding: constants.RSA_PKCS1_OAEP_PADDING,
-  oaepHash: OAEP[alg].node,
-});
-const UNSOUND = 'does not decrypt what it encrypts; restore it from a backup or generate a new key';
-
-/** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
-function selfTest(key: DecryptionKey): void {
-  const probe = randomBytes(32);
-  let decrypts = false;
-  try {
-    const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
-    decrypts = privateDecrypt(oaep(key, privateKey), publicEncrypt(oaep(key, key.publicKey), probe)).equals(probe);
-  } catch {
-    // OpenSSL's text says nothing to a user
-  }
-  check(decrypts, 'inconsistent', UNSOUND);
-}
-
-/**
- * The key a server would publish now (the newest unexpired one whose `nbf` has come), with public members only.
- * @param set private or public keys
- * @throws KeyError when the set holds anything but sound RSA encryption keys
- */
-export function publicJwks(set: JwkSet | Jwk): JwkSet {
-  const now = Date.now() / 1000;
-  return about('JWK Set', () => {
-    const jwks = listKeys(set);
-    if (jwks.some(isPrivate)) return publish(importPrivateSet(set, now), now);
-    const keys = jwks.map((jwk, index) =>
-      aboutKey(index, jwks.length, () => ({ ...importPublic(jwk), ...readTimes(jwk) })),
-    );
-    return publish(keys, now);
-  });
-}
-
 // ## Audit surface: JWE
 // ---------------------
-
-interface CompactJwe {
-  header: JweHeader;
-  aad: Buffer;
-  encryptedKey: Buffer;
-  iv: Buffer;
-  ciphertext: Buffer;
-  tag: Buffer;
-}
 
 /** RFC 7516 §7.1. An IV of 12 octets has 16 characters, a tag of 16 has 22. */
 const COMPACT_JWE = /^([\w-]+)\.([\w-]*)\.([\w-]{16})\.([\w-]*)\.([\w-]{22})$/;
@@ -699,7 +629,7 @@ function parseJweHeader(segment: string): JweHeader | undefined {
 }
 
 /** Everything that can be refused without an RSA operation, but for what only the key knows. */
-function parseJwe(jwe: unknown): CompactJwe {
+function parseJwe(jwe: unknown) {
   const segments = isString(jwe) && jwe.length <= MAX_TOKEN ? COMPACT_JWE.exec(jwe) : null;
   if (!segments) throw new AuthError('malformed');
   const [, first = '', ...others] = segments;
@@ -709,7 +639,9 @@ function parseJwe(jwe: unknown): CompactJwe {
   return { header, aad: Buffer.from(first, 'ascii'), encryptedKey, iv, ciphertext, tag };
 }
 
-/** The keys a token may be for, the published one first. The encrypted key is exactly as long as the modulus (RFC 8017 §7.1.2). */
+type CompactJwe = ReturnType<typeof parseJwe>;
+
+/** The keys a token may be for, the published one first. The modulus gives the length (RFC 8017 §7.1.2). */
 function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: number): DecryptionKey[] {
   const { kid, alg } = jwe.header;
   const active = activeKey(keys, now);
@@ -762,31 +694,6 @@ async function decryptJwe(jwe: CompactJwe, candidates: readonly DecryptionKey[])
   throw new AuthError('undecryptable', { keyId: jwe.header.kid });
 }
 
-const importedSets = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
-
-/**
- * Decrypts a JWE in compact serialization (RFC 7516 §7.1), RSA-OAEP-256 or RSA-OAEP as the key says, with A256GCM.
- * Calls wait for the process's lanes without a limit: bound them where strangers can cause them.
- * @param keys a private JWK, or a private JWK Set whose unexpired keys are tried
- * @throws AuthError (a rejection) the same for whatever is wrong with the token; KeyError for unsound keys
- */
-export async function compactDecrypt(
-  jwe: string,
-  keys: RsaPrivateJwk | JwkSet,
-): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
-  const now = Date.now() / 1000;
-  // The checks cost milliseconds, and the text says when they are due again.
-  const text = JSON.stringify(keys) ?? '';
-  let known = isObject(keys) ? importedSets.get(keys) : undefined;
-  if (known?.text !== text) {
-    known = { text, keys: about('JWK Set', () => importPrivateSet(keys, now)) };
-    importedSets.set(keys, known);
-  }
-  const parsed = parseJwe(jwe);
-  const [plaintext] = await decryptJwe(parsed, candidateKeys(known.keys, parsed, now));
-  return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
-}
-
 // ## Audit surface: JWS
 // ---------------------
 
@@ -798,16 +705,7 @@ interface VerificationKey {
   algs: readonly BoundAlg[];
   publicKey: KeyObject;
 }
-interface CompactJws {
-  alg: BoundAlg;
-  kid: string | undefined;
-  typ: string | undefined;
-  signingInput: Buffer;
-  payload: Buffer;
-  signature: Buffer;
-}
-
-/** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, `none` and HMAC above all, does not exist. */
+/** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, such as `none`, is not. */
 const SIGNATURES = {
   RS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: { padding: constants.RSA_PKCS1_PADDING } },
   PS256: {
@@ -866,7 +764,7 @@ function importVerificationKey(jwk: Jwk, algorithms: readonly SignatureAlg[] | u
   }
 }
 
-/** The usable keys of an issuer's set by id. Foreign, encryption and unsound keys are skipped; a refusal says why each was. */
+/** The usable keys of an issuer's set by id. Foreign, encryption and unsound keys are skipped; a refusal says why. */
 function readVerificationKeys(
   set: unknown,
   algorithms: readonly SignatureAlg[] | undefined,
@@ -888,9 +786,9 @@ function readVerificationKeys(
   return new Map(usable.map((key) => [key.id, key]));
 }
 
-const COMPACT_JWS = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/; // RFC 7515 §7.1
+const COMPACT_JWS = /^([\w-]+)\.([\w-]*)\.([\w-]+)$/; // RFC 7515 §7.1
 
-function parseJws(bytes: Buffer): CompactJws {
+function parseJws(bytes: Buffer) {
   const [, first = '', second = '', third = ''] = COMPACT_JWS.exec(bytes.toString('latin1')) ?? [];
   const [head, payload, signature] = [first, second, third].map(decodeBase64url);
   const header = head && parseObject(head);
@@ -902,6 +800,8 @@ function parseJws(bytes: Buffer): CompactJws {
   if ((kid !== undefined && !isString(kid)) || (typ !== undefined && !isString(typ))) throw new AuthError('signature');
   return { alg, kid, typ, signingInput: Buffer.from(`${first}.${second}`, 'latin1'), payload, signature };
 }
+
+type CompactJws = ReturnType<typeof parseJws>;
 
 /** The keys that the token's kid and alg allow. A token that names no key is verified only where exactly one fits. */
 function fittingKeys(jws: CompactJws, keys: ReadonlyMap<string, VerificationKey>): VerificationKey[] {
@@ -924,7 +824,7 @@ function verifySignature(jws: CompactJws, key: VerificationKey): boolean {
 // ## Audit surface: claims
 // ------------------------
 
-/** A frozen copy without prototypes; refused beyond 32 levels or 1,000 values, or with a number that JSON cannot carry exactly. */
+/** A frozen copy without prototypes. At most 32 levels, 1,000 values, and numbers that stay what they were. */
 function freezeJson(value: unknown, budget: { nodes: number }, depth = 1): unknown {
   budget.nodes -= 1;
   if (budget.nodes < 0) throw new AuthError('claims');
@@ -987,7 +887,7 @@ interface VerifiedToken {
   readonly signer: { readonly issuer: Issuer; readonly keyId: string } | undefined;
 }
 
-/** Which level the token is of. Neither reads the other's: not the unsigned where issuers are trusted, nor the signed unverified. */
+/** The level of the token. Neither reads the other's: no unsigned where issuers are trusted, no signed unverified. */
 function isNested(header: JweHeader, issuers: ReadonlyMap<string, Issuer>): boolean {
   const nested = /^jwt$/i.test(header.cty ?? ''); // RFC 7519 §5.2
   if (nested !== issuers.size > 0) throw new AuthError('signature');
@@ -1059,7 +959,8 @@ function judgeTimes({ exp, nbf, iat }: AuthUser, rules: TokenRules, now: number)
   const { clockTolerance, maxTokenAge, requireExp } = rules;
   if (requireExp && exp === undefined) throw new AuthError('claims');
   if (maxTokenAge !== undefined && iat === undefined) throw new AuthError('claims');
-  if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired'); // "on or after" (RFC 7519 §4.1.4)
+  // "On or after" (RFC 7519 §4.1.4).
+  if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired');
   if (exp !== undefined && iat !== undefined && exp <= iat) throw new AuthError('claims');
   if (nbf !== undefined && now < nbf - clockTolerance) throw new AuthError('not_yet_valid');
   if (iat !== undefined && now < iat - clockTolerance) throw new AuthError('not_yet_valid');
@@ -1089,6 +990,66 @@ function judgeToken(token: VerifiedToken, rules: TokenRules, resource: readonly 
 // ## Producing
 // ------------
 
+/**
+ * The key a server would publish now (the newest unexpired one whose `nbf` has come), with public members only.
+ * @param set private or public keys
+ * @throws KeyError when the set holds anything but sound RSA encryption keys
+ */
+export function publicJwks(set: JwkSet | Jwk): JwkSet {
+  const now = Date.now() / 1000;
+  return about('JWK Set', () => {
+    const jwks = listKeys(set);
+    if (jwks.some(isPrivate)) return publish(importPrivateSet(set, now), now);
+    const keys = jwks.map((jwk, index) =>
+      aboutKey(index, jwks.length, () => ({ ...importPublic(jwk), ...readTimes(jwk) })),
+    );
+    return publish(keys, now);
+  });
+}
+
+const oaep = (alg: RsaAlg, key: KeyObject) => ({ key, padding: OAEP_PADDING, oaepHash: OAEP[alg].node });
+const UNSOUND = 'does not decrypt what it encrypts; restore it from a backup or generate a new key';
+
+/** Proves that the key decrypts what its public half encrypts, which no arithmetic on composite "primes" would. */
+function selfTest(key: DecryptionKey): void {
+  const probe = randomBytes(32);
+  let decrypts = false;
+  try {
+    const privateKey = createPrivateKey({ key: { ...key.privateJwk }, format: 'jwk' });
+    decrypts = privateDecrypt(oaep(key.alg, privateKey), publicEncrypt(oaep(key.alg, key.publicKey), probe)).equals(
+      probe,
+    );
+  } catch {
+    // OpenSSL's text says nothing to a user
+  }
+  check(decrypts, 'inconsistent', UNSOUND);
+}
+
+const importedSets = new WeakMap<object, { text: string; keys: DecryptionKey[] }>();
+
+/**
+ * Decrypts a JWE in compact serialization (RFC 7516 §7.1), RSA-OAEP-256 or RSA-OAEP as the key says, with A256GCM.
+ * Calls wait for the process's lanes without a limit: bound them where strangers can cause them.
+ * @param keys a private JWK, or a private JWK Set whose unexpired keys are tried
+ * @throws AuthError (a rejection) the same for whatever is wrong with the token; KeyError for unsound keys
+ */
+export async function compactDecrypt(
+  jwe: string,
+  keys: RsaPrivateJwk | JwkSet,
+): Promise<{ plaintext: Uint8Array; protectedHeader: JweHeader }> {
+  const now = Date.now() / 1000;
+  // The checks cost milliseconds, and the text says when they are due again.
+  const text = JSON.stringify(keys) ?? '';
+  let known = isObject(keys) ? importedSets.get(keys) : undefined;
+  if (known?.text !== text) {
+    known = { text, keys: about('JWK Set', () => importPrivateSet(keys, now)) };
+    importedSets.set(keys, known);
+  }
+  const parsed = parseJwe(jwe);
+  const [plaintext] = await decryptJwe(parsed, candidateKeys(known.keys, parsed, now));
+  return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
+}
+
 const refuseOptions = (message: string): never => {
   throw new KeyError('option', message);
 };
@@ -1117,7 +1078,7 @@ export async function generateKeyPair(
   const { modulusLength = 4096, alg = 'RSA-OAEP-256' } = options;
   check([2048, 3072, 4096].includes(modulusLength), 'option', 'modulusLength must be 2048, 3072 or 4096');
   check(isRsaAlg(alg), 'option', 'alg must be RSA-OAEP-256 or RSA-OAEP');
-  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
+  // Through DER: on Node 20 the JWK export of a fresh key can deadlock with the collector.
   const { privateKey } = await generateRsaPair('rsa', {
     modulusLength,
     publicExponent: 65537,
@@ -1133,7 +1094,7 @@ export async function generateKeyPair(
 }
 
 /** A public key to encrypt to. Whoever holds a private one by mistake must hear of it. */
-function importRecipient(jwk: Jwk): PublicKey {
+function importRecipient(jwk: Jwk) {
   const remedy = "only its owner may hold it: use the public one (mcp-public.json, or the server's JWKS)";
   check(!isPrivate(jwk), 'private', `is a private key; ${remedy}`);
   return importPublic(jwk);
@@ -1160,7 +1121,7 @@ export function compactEncrypt(
   const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
   const cek = randomBytes(32);
   const iv = randomBytes(12);
-  const encryptedKey = publicEncrypt(oaep(key, key.publicKey), cek);
+  const encryptedKey = publicEncrypt(oaep(key.alg, key.publicKey), cek);
   const cipher = createCipheriv('aes-256-gcm', cek, iv, { authTagLength: 16 }).setAAD(Buffer.from(aad, 'ascii'));
   const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()]);
   const segments = [encryptedKey, iv, ciphertext, cipher.getAuthTag()].map((part) => part.toString('base64url'));
@@ -1191,7 +1152,7 @@ function pickRecipient(recipient: RsaPublicJwk | JwkSet): RsaPublicJwk {
 
 const signOffThread = promisify(sign);
 
-/** Signs off the event loop and checks the result: a private key whose public members are another's must not go unnoticed. */
+/** Signs off the event loop and verifies: a private key whose public members are another's must not go unnoticed. */
 async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<string> {
   const { key, alg } = about('sign.key', () => {
     const { kty, n, e, crv, x, y, kid, alg: own } = jwk;
@@ -1226,8 +1187,8 @@ function encodeClaims(claims: object): Buffer {
     readClaims(payload);
   } catch {
     throw new TypeError(
-      'No server takes these claims: iss, sub and jti are strings, aud a string or strings, exp, nbf and iat numbers; ' +
-        'integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
+      'No server takes these claims: iss, sub and jti are strings, aud a string or strings, exp, nbf and iat ' +
+        'numbers; integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
     );
   }
   return payload;
@@ -1245,8 +1206,8 @@ export interface EncryptTokenOptions {
  * Mints a token as a producer does: claims, encrypted to the server's public key, and signed before that with `sign`.
  * Sets `iat`, `exp` and `kid`, and with `sign` also `iss` and `aud`; claims given win.
  * @param recipient a public key, or a JWK Set: of that, the key that is published now
- * @throws KeyError for an unsound or private recipient, an unsound signing key or an unknown option; TypeError for claims
- * that no server would take
+ * @throws KeyError for an unsound or private recipient, an unsound signing key or an unknown option; TypeError for
+ * claims that no server would take
  */
 export async function encryptToken(
   claims: object,
@@ -1314,22 +1275,23 @@ const printable = (text: string): string =>
 type Listener = (event: AuthEvent) => unknown;
 const diagnostics = channel('mcp-auth-middleware');
 
-/** Tells listeners and the diagnostics channel, in nobody's context. A listener that fails changes no answer. */
+/** Tells listeners and the diagnostics channel. */
 function tell(listeners: readonly Listener[], event: AuthEvent): void {
   if (listeners.length === 0 && !diagnostics.hasSubscribers) return;
   Object.freeze(event);
+  for (const listener of listeners) notify(listener, event);
+  if (diagnostics.hasSubscribers) context.run(NOBODY, () => diagnostics.publish(event));
+}
+
+/** In nobody's context. A listener that fails changes no answer. */
+function notify(listener: Listener, event: AuthEvent): void {
   const failed = (): void =>
     warnOnce('MCP_AUTH_ON_EVENT', 'onEvent threw or rejected; authentication goes on without it');
-  context.run(NOBODY, () => {
-    for (const listener of listeners) {
-      try {
-        Promise.resolve(listener(event)).catch(failed);
-      } catch {
-        failed();
-      }
-    }
-    if (diagnostics.hasSubscribers) diagnostics.publish(event);
-  });
+  try {
+    Promise.resolve(context.run(NOBODY, listener, event)).catch(failed);
+  } catch {
+    failed();
+  }
 }
 
 /** Where an exception of our own came from, for the operator; its text may quote what it was thrown over. */
@@ -1343,17 +1305,16 @@ function warnOfFault(error: unknown): void {
 // -----------
 
 /** The promise's result, or what `late` gives after so many milliseconds. */
-function within<T>(ms: number, promise: Promise<T>, late: () => T): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      try {
-        resolve(late());
-      } catch (error) {
-        reject(error);
-      }
-    }, ms);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+async function within<T>(ms: number, promise: Promise<T>, late: () => T): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
   });
+  try {
+    return await Promise.race([promise, timeout.then(late)]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** What is looked at again and again. */
@@ -1385,29 +1346,19 @@ function tickAll(): void {
   ticking = undefined;
 }
 
-/** Says a failure once when it begins or changes, and once a minute while it lasts. */
-class FailureReport {
-  readonly #code: string;
-  readonly #report: (event: AuthEvent) => void;
-  #message = '';
-  #said = 0;
-  constructor(code: string, report: (event: AuthEvent) => void) {
-    this.#code = code;
-    this.#report = report;
-  }
-
-  say(event: AuthEvent & { message: string }): void {
-    const now = performance.now();
-    if (event.message === this.#message && now - this.#said < 60_000) return;
-    this.#message = event.message;
-    this.#said = now;
-    this.#report(event);
-    warnOnce(this.#code, event.message);
-  }
-
-  over(): void {
-    this.#message = '';
-  }
+type Failure = AuthEvent & { message: string };
+/** Says a failure when it begins or changes, and once a minute while it lasts. Called without one when it is over. */
+function reportFailures(code: string, report: (event: AuthEvent) => void): (failure?: Failure) => void {
+  let message = '';
+  let said = 0;
+  return (failure) => {
+    if (failure && (failure.message !== message || performance.now() - said >= 60_000)) {
+      said = performance.now();
+      report(failure);
+      warnOnce(code, failure.message);
+    }
+    message = failure?.message ?? '';
+  };
 }
 
 const MAX_KEY_FILE = 1_048_576; // octets; four 8192-bit keys have 26,000
@@ -1417,18 +1368,8 @@ const WITHOUT_MODES = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x65735546, 0x786f4256,
 ]);
 
-interface FileState {
-  isFile(): boolean;
-  mode: bigint;
-  size: bigint;
-  mtimeNs: bigint;
-  ctimeNs: bigint;
-  ino: bigint;
-  dev: bigint;
-}
-
 /** What tells one state of a file from another, through a Kubernetes symlink swap as well. Refuses what is no file. */
-function describeFile(path: string, stat: FileState): string {
+function describeFile(path: string, stat: BigIntStats): string {
   const regular = stat.isFile() && stat.size <= MAX_KEY_FILE;
   check(regular, 'unreadable', `${printable(path)}: must be a regular file of at most 1 MiB`);
   if ((stat.mode & 0o004n) !== 0n) warnOfMode(path);
@@ -1485,7 +1426,7 @@ function codeOf(error: unknown): string {
   return error instanceof Error ? error.name : 'unknown';
 }
 
-/** The one look at a key file under way in this process: four that hang would take the whole thread pool, RSA with it. */
+/** The one look at a key file under way in this process: four that hang would take the thread pool, RSA with it. */
 let look: { owner: object; began: number; done: Promise<void> } | undefined;
 
 /** The server's private keys: all decrypt until they expire, one is published. A file is looked at once a second. */
@@ -1495,19 +1436,22 @@ class DecryptionKeys implements Refreshed {
   readonly #path: string | undefined;
   readonly #now: () => number;
   readonly #report: (event: AuthEvent) => void;
-  readonly #failure: FailureReport;
+  readonly #failure: (failure?: Failure) => void;
   /** State of the file that was last read with success. */
   #seen = '';
   /** When the last look began. */
   #begun: number;
   #active: string | undefined;
+  #nextExpiry = Infinity;
+  /** The look that is under way or has to wait for another one. */
+  #looking: Promise<void> | undefined;
   #catchingUp: Promise<void> | undefined;
 
   /** Throws unless there is a usable key: a server without one must not start. */
   constructor(source: { keys: unknown } | { path: string }, now: () => number, report: (event: AuthEvent) => void) {
     this.#now = now;
     this.#report = report;
-    this.#failure = new FailureReport('MCP_AUTH_KEY_FILE', report);
+    this.#failure = reportFailures('MCP_AUTH_KEY_FILE', report);
     this.#begun = now();
     this.#path = 'path' in source ? source.path : undefined;
     const place = this.#path === undefined ? 'keys' : printable(this.#path);
@@ -1520,12 +1464,12 @@ class DecryptionKeys implements Refreshed {
     if (this.#path !== undefined || keys.length > 1 || keys.some(({ exp }) => exp !== Infinity)) keepFresh(this);
   }
 
-  /** What a request waits for: a process that was frozen, or whose clock was set, looks first. A second at most, and not while a look hangs. */
+  /** What a request waits for, 1 s at most: a process that was frozen or whose clock was set looks first. */
   catchUp(now: number): Promise<void> | undefined {
-    if (this.#path === undefined) return undefined;
-    if (this.#catchingUp) return this.#catchingUp;
-    if (Math.abs(now - this.#begun) <= 10 || (look && performance.now() - look.began > 1000)) return undefined;
-    this.#catchingUp = within(1000, this.#lookNext(this.#path), () => {}).finally(() => {
+    if (this.#path === undefined || this.#catchingUp) return this.#catchingUp;
+    const hangs = look !== undefined && performance.now() - look.began > 1000;
+    if (Math.abs(now - this.#begun) <= 10 || hangs) return undefined;
+    this.#catchingUp = within(1000, this.#lookSoon(this.#path), () => {}).finally(() => {
       this.#catchingUp = undefined;
     });
     return this.#catchingUp;
@@ -1533,53 +1477,60 @@ class DecryptionKeys implements Refreshed {
 
   tick(): void {
     const now = this.#now();
-    const active = activeKey(this.keys, now)?.kid;
-    if (active !== this.#active) {
-      this.#active = active;
-      this.#report({ type: 'keys.active', ...(active !== undefined && { keyId: active }) });
-    }
+    const before = this.#active;
+    this.#active = activeKey(this.keys, now)?.kid;
+    if (this.#active !== before) this.#report({ ...this.describe(now), type: 'keys.active' });
+    else if (now >= this.#nextExpiry) this.#report(this.describe(now));
     if (this.#path === undefined) return;
-    if (!look) void this.#look(this.#path);
-    else if (look.owner === this && performance.now() - look.began > 5000) {
+    // After a freeze the timer may come before the requests, which then wait for its look.
+    if (!this.catchUp(now)) void this.#lookSoon(this.#path);
+    if (look?.owner === this && performance.now() - look.began > 5000) {
       const sentence = 'has not answered for 5 s; the last good keys go on';
       this.#failed(new KeyError('unreadable', `${printable(this.#path)}: ${sentence}`));
     }
   }
 
+  /** The keys in use. Said again when one expires, so that a listener always knows which is next. */
   describe(now: number): AuthEvent {
-    const next = Math.min(...this.keys.map(({ exp }) => exp).filter((exp) => exp > now));
+    const unexpired = this.keys.filter(({ exp }) => exp > now);
+    const nextExpiry = (this.#nextExpiry = Math.min(...unexpired.map(({ exp }) => exp)));
     return {
       type: 'keys.loaded',
-      kids: Object.freeze(this.keys.map(({ kid }) => kid)),
+      kids: Object.freeze(unexpired.map(({ kid }) => kid)),
       ...(this.#active !== undefined && { keyId: this.#active }),
-      ...(next !== Infinity && { nextExpiry: next }),
+      ...(nextExpiry !== Infinity && { nextExpiry }),
     };
   }
 
-  async #lookNext(path: string): Promise<void> {
-    while (look) await look.done;
-    await this.#look(path);
+  /** When no other look is under way. */
+  #lookSoon(path: string): Promise<void> {
+    const inTurn = async (): Promise<void> => {
+      while (look) await look.done;
+      const done = this.#look(path);
+      look = { owner: this, began: performance.now(), done };
+      await done;
+      look = undefined;
+    };
+    this.#looking ??= inTurn().finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
   }
 
   /** Never rejects: after a bad file the last good keys go on. */
-  #look(path: string): Promise<void> {
-    this.#begun = this.#now();
-    const done = context
-      .run(NOBODY, () => this.#reload(path))
-      .then((changed) => {
-        this.#failure.over();
-        if (changed) this.#report(this.describe(this.#now()));
-      })
-      .catch((error: unknown) => this.#failed(unreadable(path, error)))
-      .finally(() => {
-        look = undefined;
-      });
-    look = { owner: this, began: performance.now(), done };
-    return done;
+  async #look(path: string): Promise<void> {
+    try {
+      this.#begun = this.#now();
+      const changed = await context.run(NOBODY, () => this.#reload(path));
+      this.#failure();
+      if (changed) this.#report(this.describe(this.#now()));
+    } catch (error) {
+      this.#failed(unreadable(path, error));
+    }
   }
 
   #failed({ code, message }: KeyError): void {
-    this.#failure.say({ type: 'keys.failed', code, message });
+    this.#failure({ type: 'keys.failed', code, message });
   }
 
   #readAtStart(path: string): Jwk[] {
@@ -1630,7 +1581,7 @@ class DecryptionKeys implements Refreshed {
       return { ...key, idle: known.idle };
     }
     const probe = randomBytes(32);
-    const encrypted = publicEncrypt(oaep(key, key.publicKey), probe);
+    const encrypted = publicEncrypt(oaep(key.alg, key.publicKey), probe);
     const decrypts = probe.equals(await inLane(() => unwrapKey(key, encrypted)));
     check(decrypts, 'inconsistent', `${place}: ${UNSOUND}`);
     return key;
@@ -1677,7 +1628,7 @@ class IssuerKeys implements Issuer, Refreshed {
   readonly #source: URL | (() => Promise<unknown>) | undefined;
   readonly #now: () => number;
   readonly #report: (event: AuthEvent) => void;
-  readonly #failure: FailureReport;
+  readonly #failure: (failure?: Failure) => void;
   /** When the last good set was asked for, any set was, and one was for an unknown kid. */
   #fetched = -Infinity;
   #tried = -Infinity;
@@ -1700,7 +1651,7 @@ class IssuerKeys implements Issuer, Refreshed {
     this.#algorithms = algorithms;
     this.#now = now;
     this.#report = report;
-    this.#failure = new FailureReport('MCP_AUTH_ISSUER', report);
+    this.#failure = reportFailures('MCP_AUTH_ISSUER', report);
     if (jwks instanceof URL) this.#source = new URL(jwks);
     else if (typeof jwks === 'function') this.#source = jwks;
     if (this.#source) keepFresh(this);
@@ -1755,7 +1706,7 @@ class IssuerKeys implements Issuer, Refreshed {
         this.keys = keys;
         this.#fetched = now;
         this.#failing = false;
-        this.#failure.over();
+        this.#failure();
         this.#report({ type: 'issuer.fetched', issuer: this.name, durationMs: performance.now() - started });
       })
       .catch((error: unknown) => this.#failed(error, started))
@@ -1781,7 +1732,7 @@ class IssuerKeys implements Issuer, Refreshed {
     const cause = error instanceof KeyError ? error.message : code;
     const message = printable(`The keys of the issuer ${this.name} cannot be read from ${source}: ${cause}`);
     const durationMs = performance.now() - started;
-    this.#failure.say({ type: 'issuer.failed', issuer: this.name, code, message, durationMs });
+    this.#failure({ type: 'issuer.failed', issuer: this.name, code, message, durationMs });
   }
 }
 
@@ -1899,7 +1850,7 @@ function importIssuers(
 // ## Verifier
 // -----------
 
-/** Least recently used entries with owners. An owner of more than `share` gives up its own oldest before anyone else loses one. */
+/** Least recently used entries with owners. Who owns more than `share` gives up the oldest before others lose one. */
 class OwnedCache<V> {
   readonly #entries = new Map<string, { owner: string; value: V; octets: number }>();
   readonly #owned = new Map<string, Set<string>>();
@@ -1911,6 +1862,10 @@ class OwnedCache<V> {
   /** @param limits `strict`: nobody has more than a share even while there is room */
   constructor(limits: { entries: number; octets: number; share: number; strict: boolean }) {
     this.#limits = limits;
+  }
+
+  has(id: string): boolean {
+    return this.#entries.has(id);
   }
 
   get(id: string): V | undefined {
@@ -1968,7 +1923,7 @@ class Sessions {
 const sortMembers = (_name: string, value: unknown): unknown =>
   isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value;
 
-/** Who sessions and places in the cache belong to: (signed, iss, sub), or without any sub the claims that a refreshed token keeps. */
+/** Whose a session is: (signed, iss, outer sub, sub), or without any sub the claims that a refreshed token keeps. */
 function principalOf({ auth: { user, signed }, claims }: VerifiedToken): string {
   const { exp: _exp, iat: _iat, nbf: _nbf, jti: _jti, ...lasting } = user;
   const nameless = claims.sub === undefined && user.sub === undefined;
@@ -2038,7 +1993,7 @@ class Verifier {
   /** Tells the listener of every key change, beginning with the keys that are in use. */
   subscribe(listener: Listener): void {
     this.#listeners.push(listener);
-    tell([listener], this.keys.describe(this.now()));
+    notify(listener, Object.freeze(this.keys.describe(this.now())));
   }
 
   /** Requests that wait, for whatever. */
@@ -2051,6 +2006,10 @@ class Verifier {
     const now = this.now();
     const usable = !this.signed || [...this.#issuers.values()].some((issuer) => issuer.isUsable(now));
     return usable && activeKey(this.keys.keys, now) !== undefined;
+  }
+
+  isKnown(id: string): boolean {
+    return this.#cache?.has(id) === true;
   }
 
   identify(token: string): string {
@@ -2070,12 +2029,12 @@ class Verifier {
       known?.auth.issuer === undefined ? undefined : this.#issuers.get(known.auth.issuer)?.update(this.now());
     if (known && update) {
       const again = (): KnownToken | Promise<KnownToken> => this.#current(id, known) ?? this.#verifyOnce(id, token)();
-      return this.wait(() => update.then(again).then((verified) => this.#judge(verified, resource)));
+      return this.wait(() => update.then(again).then((verified) => this.#judge(verified, resource, true)));
     }
     const current = known && this.#current(id, known);
-    if (current) return this.#judge(current, resource);
+    if (current) return this.#judge(current, resource, false);
     const verify = this.#verifyOnce(id, token);
-    return this.wait(() => verify().then((verified) => this.#judge(verified, resource)));
+    return this.wait(() => verify().then((verified) => this.#judge(verified, resource, true)));
   }
 
   /** Counts who waits, so that whatever hangs holds a bounded number of requests. */
@@ -2094,35 +2053,35 @@ class Verifier {
     return undefined;
   }
 
-  #judge(token: KnownToken, resource: readonly string[]): KnownToken | Promise<KnownToken> {
+  /** @param counted whether the request is among those that wait already */
+  #judge(token: KnownToken, resource: readonly string[], counted: boolean): KnownToken | Promise<KnownToken> {
     try {
       judgeToken(token, this.#rules, resource, this.now());
-      return this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
     } catch (error) {
       throw withKeyId(error, token.auth.keyId);
     }
+    const answer = this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
+    if (typeof answer !== 'function') return answer;
+    return counted ? answer() : this.wait(answer);
   }
 
-  #askRevoked(
-    token: KnownToken,
-    isRevoked: NonNullable<VerifierOptions['isRevoked']>,
-  ): KnownToken | Promise<KnownToken> {
+  /** The token if it is not revoked, or what waits for that answer. */
+  #askRevoked(token: KnownToken, isRevoked: NonNullable<VerifierOptions['isRevoked']>) {
     const { keyId } = token.auth;
-    const unknown = new AuthError('revocation_unavailable', { keyId });
     const decide = (answer: unknown): KnownToken => {
       if (answer === true) throw new AuthError('revoked', { keyId });
-      if (answer !== false) throw unknown;
+      if (answer !== false) throw new AuthError('revocation_unavailable', { keyId });
       return token;
     };
-    let answer: boolean | Promise<boolean>;
+    let answer: unknown;
     try {
       answer = isRevoked(token.auth);
     } catch {
-      throw unknown;
+      // no answer
     }
     if (isBoolean(answer)) return decide(answer);
     const asked = Promise.resolve(answer).catch(() => undefined);
-    return this.wait(() => within<unknown>(5000, asked, () => undefined).then(decide));
+    return () => within(5000, asked, () => undefined).then(decide);
   }
 
   /** Refuses what needs no decryption; what it returns starts the one decryption, or joins it. */
@@ -2203,7 +2162,7 @@ export class JWETokenVerifier {
     return publish(verifier.keys.keys, verifier.now());
   }
 
-  /** For a readiness probe: there is an unexpired decryption key, and with issuers at least one usable set of theirs. */
+  /** For a readiness probe: there is an unexpired decryption key, and with issuers at least one usable set. */
   isReady(): boolean {
     return verifierOf(this).isReady();
   }
@@ -2216,24 +2175,98 @@ function verifierOf(verifier: JWETokenVerifier): Verifier {
 // ## Decision
 // -----------
 
-/** What a request is decided on, whatever server it came through. */
-interface Head {
+/** A request of Node or of an emulation, as far as it is like one. */
+interface RequestLike {
+  method?: unknown;
+  url?: unknown;
+  originalUrl?: unknown;
+  headers?: unknown;
+  rawHeaders?: unknown;
+  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown } | null;
+  auth?: AuthInfo | undefined;
+}
+
+/** What a request is decided on: what the handler sees. Where the host has `rawHeaders`, they only count. */
+class NodeHead {
   readonly method: string;
   /** Raw, without the query. */
   readonly path: string;
   /** `:authority` of HTTP/2, else Host. */
   readonly host: string | undefined;
   /** What the client's next request comes on, too. */
-  readonly socket: object | undefined;
+  readonly socket: RequestLike['socket'];
   /** More fields than some Node versions show the handler. */
   readonly hasTooManyFields: boolean;
+  readonly #headers: Record<string, unknown>;
+  readonly #rawHeaders: readonly unknown[];
+
+  constructor(req: RequestLike) {
+    const { method, headers, rawHeaders, socket } = req;
+    const original = Object.hasOwn(req, 'originalUrl') ? req.originalUrl : undefined; // never one that is inherited
+    const target = isString(original) ? original : isString(req.url) ? req.url : '';
+    const query = target.indexOf('?');
+    this.method = isString(method) ? method : '';
+    this.path = query < 0 ? target : target.slice(0, query);
+    this.#headers = isObject(headers) ? headers : {};
+    this.#rawHeaders = Array.isArray(rawHeaders) ? rawHeaders : [];
+    this.hasTooManyFields = this.#rawHeaders.length > 2000;
+    this.host = this.field(':authority') ?? this.field('host');
+    this.socket = socket;
+  }
+
   /** Came over an unencrypted connection from this machine: from a proxy, or from a browser here. */
-  readonly isLocal: boolean;
+  get isLocal(): boolean {
+    const { encrypted, localAddress } = this.socket ?? {};
+    return !encrypted && isString(localAddress) && /^(?:::ffff:)?127\.|^::1$/.test(localAddress);
+  }
+
   /** A field as the handler sees it. */
-  field(name: string): string | undefined;
+  field(name: string): string | undefined {
+    const value = Object.hasOwn(this.#headers, name) ? this.#headers[name] : undefined;
+    return value === undefined || isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
+  }
+
   /** Whether the client sent the field more than once, whatever became of that. */
-  isRepeated(name: string): boolean;
+  isRepeated(name: string): boolean {
+    const value = this.#headers[name];
+    if (Array.isArray(value) && value.length > 1) return true;
+    let count = 0;
+    for (let at = 0; at < this.#rawHeaders.length; at += 2) {
+      const field = this.#rawHeaders[at];
+      if (isString(field) && field.length === name.length && field.toLowerCase() === name) count += 1;
+    }
+    return count > 1;
+  }
 }
+
+/** The platform has normalised the path and joined duplicate fields: joined tokens are no token, joined ids no id. */
+class FetchHead {
+  readonly method: string;
+  readonly path: string;
+  readonly host: string | undefined;
+  readonly socket: undefined;
+  readonly hasTooManyFields = false;
+  readonly isLocal = false;
+  readonly #headers: Headers;
+
+  constructor({ method, url, headers }: Request) {
+    const { pathname, host } = new URL(url);
+    this.method = method;
+    this.path = pathname;
+    this.host = headers.get('host') ?? host;
+    this.#headers = headers;
+  }
+
+  field(name: string): string | undefined {
+    return this.#headers.get(name) ?? undefined;
+  }
+
+  isRepeated(): boolean {
+    return false;
+  }
+}
+type Head = NodeHead | FetchHead;
+
 interface Answer {
   status: number;
   headers: Record<string, string>;
@@ -2293,7 +2326,7 @@ const PREFLIGHT_HEADERS = [
   'mcp-name',
 ];
 
-/** RFC 6750 §2.1: the scheme in any case. Undefined for another scheme; what follows Bearer is judged as a token, whatever it is. */
+/** RFC 6750 §2.1: the scheme in any case. Undefined for another scheme; what follows Bearer is judged as a token. */
 function readBearer(field: string): string | undefined {
   const scheme = /^bearer(?: +|(?![!#$%&'*+.^_`|~0-9a-z-]))/i.exec(field);
   return scheme ? field.slice(scheme[0].length) : undefined;
@@ -2467,7 +2500,7 @@ class Policy {
     return decision;
   }
 
-  /** Against DNS rebinding: a page that makes its own name point here is same-origin for its browser, and a GET has no Origin. */
+  /** Against DNS rebinding: a page whose name now points here is same-origin for its browser; a GET has no Origin. */
   #checkOrigin(head: Head): void {
     if (head.hasTooManyFields) throw new AuthError('too_many_fields');
     if (head.isRepeated('host') || head.isRepeated('origin')) throw new AuthError('duplicate_field');
@@ -2505,17 +2538,18 @@ class Policy {
       return this.#accept(head, undefined, started, false);
     }
     const id = last?.field === field ? last.id : this.#verifier.identify(token);
+    const cached = this.#isHeard() && this.#verifier.isKnown(id);
     const admitted = this.#verifier.admit(id, token, this.#audience);
-    if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, false));
+    if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, cached));
     if (head.socket && last?.field !== field) this.#last.set(head.socket, { field, token, id });
-    return this.#accept(head, admitted, started, true);
+    return this.#accept(head, admitted, started, cached);
   }
 
   #accept(head: Head, known: KnownToken | undefined, started: number, cached: boolean): Admission {
     if (known) this.#checkRequired(known.auth);
     const principal = known?.principal ?? 'anonymous';
-    this.#checkSession(head, principal);
-    if (this.#listeners.length > 0 || diagnostics.hasSubscribers) {
+    this.#checkSession(head, principal, known?.auth.keyId);
+    if (this.#isHeard()) {
       const durationMs = performance.now() - started;
       const { signed = false, keyId, issuer } = known?.auth ?? {};
       const about = known && { signed, cached, keyId, ...(issuer !== undefined && { issuer }) };
@@ -2526,21 +2560,25 @@ class Policy {
     return { context: { auth: known?.auth, ...this.#server }, headers: this.#headers(head), binding };
   }
 
-  #checkRequired({ user, scopes }: Auth): void {
+  #isHeard(): boolean {
+    return this.#listeners.length > 0 || diagnostics.hasSubscribers;
+  }
+
+  #checkRequired({ user, scopes, keyId }: Auth): void {
     const missingClaims = this.#required.claims.filter((claim) => (user[claim] ?? null) === null);
     const missingScopes = this.#required.scopes.filter((scope) => !scopes.includes(scope));
     if (missingClaims.length + missingScopes.length === 0) return;
-    throw new AuthError('insufficient_scope', { missingClaims, missingScopes });
+    throw new AuthError('insufficient_scope', { missingClaims, missingScopes, keyId });
   }
 
   /** The last step: use binds an unknown session, so only of requests that nothing else refuses. */
-  #checkSession(head: Head, principal: string): void {
-    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field');
+  #checkSession(head: Head, principal: string, keyId: string | undefined): void {
+    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field', { keyId });
     const id = head.field('mcp-session-id');
     if (id === undefined || id === '') return;
-    if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id');
+    if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id', { keyId });
     if (this.#options.bindSessions === false) return;
-    if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session');
+    if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session', { keyId });
   }
 
   #refuse(head: Head, error: unknown, started: number): Answer {
@@ -2570,8 +2608,8 @@ class Policy {
   }
 
   /**
-   * RFC 6750 §3 and RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. None for a
-   * missing claim: an OAuth client would ask its server for a scope of that name, and never get through.
+   * RFC 6750 §3, RFC 9728 §5.1. All values are constants or checked at construction, so they quote safely. None for
+   * a missing claim: an OAuth client would ask its server for a scope of that name, and never get through.
    */
   #challenge({ code, reason, message, missingScopes }: AuthError): string | undefined {
     const token = code === 'invalid_token' || reason === 'duplicate_token';
@@ -2586,10 +2624,11 @@ class Policy {
     return `Bearer ${list.join(', ')}`.trimEnd();
   }
 
-  /** On every answer, refusals too: a page must be able to read why. Credentials are never allowed: the token is explicit. */
+  /** On every answer, refusals too: a page must be able to read why. Never Allow-Credentials: the token is explicit. */
   #headers(head: Head): Record<string, string> {
     const { cors } = this.#options;
-    const ownField = this.#tokenHeader !== 'authorization'; // which no shared cache knows to hold a token (RFC 9111 §3.5)
+    // No shared cache knows that another field holds a token (RFC 9111 §3.5).
+    const ownField = this.#tokenHeader !== 'authorization';
     if (!cors) return ownField ? { vary: this.#tokenHeader } : NO_HEADERS;
     const open = this.#origins.has('*');
     const origin = open ? '*' : head.field('origin');
@@ -2673,7 +2712,7 @@ export function getAuth(req?: object): Auth | undefined {
  * requests. `T` lets `{ authInfo: getAuthInfo() }` compile under exactOptionalPropertyTypes.
  * @throws KeyError as {@link getUser}
  */
-export function getAuthInfo<T extends AuthInfo | undefined = AuthInfo | undefined>(req?: object): T {
+export function getAuthInfo<T extends Partial<AuthInfo> | undefined = AuthInfo | undefined>(req?: object): T {
   return describeAuth(contextOf(req)) as T;
 }
 
@@ -2735,8 +2774,8 @@ const WITH_CALLBACKS = [
 
 /**
  * The context of one request or answer. Listeners would be called in the socket's context and callbacks in the
- * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives the
- * request. Private fields: whoever logs `req` logs no token.
+ * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives
+ * the request. Private fields: whoever logs `req` logs no token.
  */
 class Binding {
   #context: RequestContext;
@@ -2845,16 +2884,6 @@ function findFields(headers: unknown, name: string): unknown[] {
 type NodeRequest = IncomingMessage | Http2ServerRequest;
 type NodeResponse = ServerResponse | Http2ServerResponse;
 
-/** A request of Node or of an emulation, as far as it is like one. */
-interface RequestLike {
-  method?: unknown;
-  url?: unknown;
-  originalUrl?: unknown;
-  headers?: unknown;
-  rawHeaders?: unknown;
-  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown } | null;
-  auth?: AuthInfo | undefined;
-}
 interface ResponseLike {
   headersSent?: boolean;
   destroyed?: boolean;
@@ -2866,79 +2895,6 @@ interface ResponseLike {
   end(): unknown;
   end(body: string): unknown;
   destroy?(): unknown;
-}
-
-/** One source: what the handler sees. Where the host has `rawHeaders`, they only count. */
-class NodeHead implements Head {
-  readonly method: string;
-  readonly path: string;
-  readonly host: string | undefined;
-  readonly socket: object | undefined;
-  readonly hasTooManyFields: boolean;
-  readonly #headers: Record<string, unknown>;
-  readonly #rawHeaders: readonly unknown[];
-
-  constructor(req: RequestLike) {
-    const { method, headers, rawHeaders, socket } = req;
-    const original = Object.hasOwn(req, 'originalUrl') ? req.originalUrl : undefined; // never one that is inherited
-    const target = isString(original) ? original : isString(req.url) ? req.url : '';
-    const query = target.indexOf('?');
-    this.method = isString(method) ? method : '';
-    this.path = query < 0 ? target : target.slice(0, query);
-    this.#headers = isObject(headers) ? headers : {};
-    this.#rawHeaders = Array.isArray(rawHeaders) ? rawHeaders : [];
-    this.hasTooManyFields = this.#rawHeaders.length > 2000;
-    this.host = this.field(':authority') ?? this.field('host');
-    this.socket = socket ?? undefined;
-  }
-
-  get isLocal(): boolean {
-    const { encrypted, localAddress } = (this.socket ?? {}) as NonNullable<RequestLike['socket']>;
-    return !encrypted && isString(localAddress) && /^(?:::ffff:)?127\.|^::1$/.test(localAddress);
-  }
-
-  field(name: string): string | undefined {
-    const value = Object.hasOwn(this.#headers, name) ? this.#headers[name] : undefined;
-    return value === undefined || isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
-  }
-
-  isRepeated(name: string): boolean {
-    const value = this.#headers[name];
-    if (Array.isArray(value) && value.length > 1) return true;
-    let count = 0;
-    for (let at = 0; at < this.#rawHeaders.length; at += 2) {
-      const field = this.#rawHeaders[at];
-      if (isString(field) && field.length === name.length && field.toLowerCase() === name) count += 1;
-    }
-    return count > 1;
-  }
-}
-
-/** The platform has normalised the path and joined duplicate fields: joined tokens are no token, joined ids no id. */
-class FetchHead implements Head {
-  readonly method: string;
-  readonly path: string;
-  readonly host: string | undefined;
-  readonly socket = undefined;
-  readonly hasTooManyFields = false;
-  readonly isLocal = false;
-  readonly #headers: Headers;
-
-  constructor({ method, url, headers }: Request) {
-    const { pathname, host } = new URL(url);
-    this.method = method;
-    this.path = pathname;
-    this.host = headers.get('host') ?? host;
-    this.#headers = headers;
-  }
-
-  field(name: string): string | undefined {
-    return this.#headers.get(name) ?? undefined;
-  }
-
-  isRepeated(): boolean {
-    return false;
-  }
 }
 
 /**

@@ -67,7 +67,7 @@ function close(): void {
   setTimeout(() => server.closeAllConnections(), 10_000).unref(); // and streams still open by then are cut
 }
 process.once('SIGINT', close);
-// Kubernetes sends SIGTERM while requests still arrive: first /readyz says so, and five seconds later the server closes.
+// Kubernetes sends SIGTERM while requests still arrive: first /readyz says so, five seconds later the server closes.
 process.once('SIGTERM', () => {
   draining = true;
   setTimeout(close, 5_000);

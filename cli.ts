@@ -223,7 +223,7 @@ function optionLines(options: Options): string {
   return lines.join('');
 }
 const synopses = ({ lines }: Command): string =>
-  lines.map(([synopsis, does]) => `  ${synopsis.padEnd(42)}${does}\n`).join('');
+  lines.map(([synopsis, does]) => `  ${synopsis.padEnd(44)}${does}\n`).join('');
 
 function usage(): string {
   const commands: [string, Command][] = Object.entries(COMMANDS);
@@ -590,6 +590,9 @@ async function readSet(file: string): Promise<JwkSet> {
   return asSet(nameOf(file), await readJsonFile(file, whenMissing));
 }
 
+/** A URL in messages: its query may be a secret. */
+const placeOf = (url: URL): string => shown(url.origin + url.pathname);
+
 /** Fetches public keys as the library does: over https, or http on this machine only; no redirects, 5 s, 512 KiB. */
 async function fetchSet(option: string, address: string): Promise<JwkSet> {
   const url = URL.canParse(address) ? new URL(address) : misuse(`${option} '${cutOff(address)}' is not a URL`);
@@ -597,7 +600,7 @@ async function fetchSet(option: string, address: string): Promise<JwkSet> {
   if (url.protocol !== 'https:' && !(url.protocol === 'http:' && loopback))
     misuse(`${option} is https; http is for this machine only`);
   if (url.username || url.password) misuse(`${option} takes no user and password`);
-  const where = url.origin + url.pathname;
+  const where = placeOf(url);
   try {
     const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5000) });
     if (response.status !== 200)
@@ -651,7 +654,7 @@ function pairBeside(file: string): Pair {
 }
 
 /** The key file of a command: the one given, that of the folder given, that of the environment, that of `.keys`. */
-function fileOf(args: Args, given = args.operand): string {
+function fileOf(args: Args, given: string | undefined): string {
   const environment = args.has('output') ? undefined : process.env.MCP_KEY_FILE_PATH || undefined;
   if (given === undefined && environment !== undefined) checkPath('MCP_KEY_FILE_PATH', environment);
   return given ?? environment ?? pairOf(args, 'mcp').privateFile;
@@ -706,9 +709,20 @@ const has = (codes: string): ((error: unknown) => boolean) => {
   const set = new Set(codes.split(' '));
   return (error) => set.has(codeOf(error) ?? '');
 };
-const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
+const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS ERR_ACCESS_DENIED');
+const isUnsyncableFolder = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
 const isUnsupportedLink = has('EPERM ENOTSUP EOPNOTSUPP ENOSYS EMLINK EXDEV ERR_ACCESS_DENIED');
 const isReadOnlyFolder = has('EACCES EPERM EROFS ERR_ACCESS_DENIED');
+
+/** Brings what was written to the disk. Node's permission model forbids it, as some file systems do. */
+function sync(descriptor: number): void {
+  try {
+    fsyncSync(descriptor);
+  } catch (error) {
+    if (!isUnsupportedSync(error)) throw error;
+    warn('files cannot be synced to the disk here; after a power cut look whether this change is in them');
+  }
+}
 
 /** Some file systems, and Windows, cannot sync a folder. A disk that fails is something else, and is not passed over. */
 function syncFolder(folder: string): void {
@@ -717,7 +731,7 @@ function syncFolder(folder: string): void {
     descriptor = openSync(folder, constants.O_RDONLY);
     fsyncSync(descriptor);
   } catch (error) {
-    if (!isUnsupportedSync(error)) throw error;
+    if (!isUnsyncableFolder(error)) throw error;
     warn(`the folder ${folder} cannot be synced to the disk here; after a power cut look whether this change is in it`);
   } finally {
     if (descriptor !== undefined) closeSync(descriptor);
@@ -748,7 +762,7 @@ function fill({ path, descriptor }: Made, text: string, like?: Stats): void {
         `the file system of ${path.replace(/\.mcp-auth-.*/, '')} keeps no permissions: others may read what is in it`,
       );
     writeFileSync(descriptor, text);
-    fsyncSync(descriptor);
+    sync(descriptor);
   } finally {
     closeSync(descriptor);
   }
@@ -782,7 +796,7 @@ function write(descriptor: number, size: number, octets: (length: number) => Uin
     const chunk = octets(Math.min(size - at, 64 * 1024));
     at += writeSync(descriptor, chunk, 0, chunk.length, at);
   }
-  fsyncSync(descriptor);
+  sync(descriptor);
 }
 
 /** Overwrites a file in place: once here, because a shred may truncate it, then by shred where there is one, else here. */
@@ -794,7 +808,7 @@ function overwrite(descriptor: number): void {
   ifPossible(() => spawnSync('shred', ['-z', '/dev/fd/3'], { stdio, timeout: 10_000, killSignal: 'SIGKILL' }));
   // Only what is read back counts: shred may be missing, forbidden, have failed, or be something else of that name.
   if (fstatSync(descriptor).size < size || !isZero(descriptor)) write(descriptor, size, Buffer.alloc);
-  fsyncSync(descriptor);
+  sync(descriptor);
 }
 
 /**
@@ -925,12 +939,21 @@ function abandon({ path, descriptor }: Made): void {
 /** What a run has done, for the message when a signal ends it, and the folders that it made and that may still be empty. */
 const progress: { done: string; readonly folders: string[] } = { done: '', folders: [] };
 
+/** Not with `recursive`: Node then says "no such file" of a read-only file system. */
 function makeFolder(folder: string): void {
-  const first = attempt(`make the folder ${folder}`, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
-  for (let path = resolve(folder); first !== undefined; path = dirname(path)) {
-    progress.folders.push(path);
-    if (path === resolve(first) || path === dirname(path)) return;
-  }
+  const missing: string[] = [];
+  for (let path = resolve(folder); !exists(path) && path !== dirname(path); path = dirname(path)) missing.unshift(path);
+  attempt(`make the folder ${folder}`, () => {
+    for (const path of missing) {
+      try {
+        mkdirSync(path, 0o700);
+        progress.folders.unshift(path);
+      } catch (error) {
+        if (codeOf(error) !== 'EEXIST') throw error; // another run was faster
+      }
+    }
+    if (!statSync(folder).isDirectory()) fail(`cannot make the folder ${folder}: file already exists`);
+  });
 }
 
 /** Removes the empty folders of a run that came to nothing. */
@@ -1258,7 +1281,7 @@ function environmentLine(path: string): string | undefined {
 function ignoreLines({ folder, privateFile, publicFile }: Pair): string[] {
   const path = normalize(isAbsolute(folder) ? relative('.', folder) : folder).replace(/[/\\]+$/, '');
   if (path !== '.' && path !== '' && !path.startsWith('..') && !isAbsolute(path))
-    return [`${path.replaceAll('\\', '/').replace(/[*?[\]!#\\ ]/g, '\\$&')}/`];
+    return [`${(process.platform === 'win32' ? path.replaceAll('\\', '/') : path).replace(/[*?[\]!#\\ ]/g, '\\$&')}/`];
   return [privateFile, publicFile].map((file) => `${basename(file)}*`);
 }
 
@@ -1359,7 +1382,7 @@ async function checkSet(lib: Library, file: string, set: JwkSet): Promise<void> 
 async function rotate(args: Args): Promise<void> {
   const overlap = duration('--overlap', args.value('overlap') ?? '10m');
   const grace = duration('--grace', args.value('grace') ?? '24h');
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   if (file === '-') guardStdout(args);
   else {
     refuseSpecial(file);
@@ -1521,7 +1544,7 @@ data:
 
 async function publicKeys(args: Args): Promise<void> {
   requireStdout();
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
   const shownSet = args.has('all') ? publicSet(lib, file, set) : published(lib, file, set);
@@ -1533,7 +1556,7 @@ async function recipient(args: Args): Promise<JwkSet> {
   const url = args.value('url');
   if (url !== undefined) {
     const set = await fetchSet('--url', url);
-    return published(await library(), url, set);
+    return published(await library(), placeOf(new URL(url)), set);
   }
   const file = fileOf(args, args.value('key'));
   const { publicFile, hasPublic } = pairBeside(file);
@@ -1598,6 +1621,8 @@ function paint(style: Style, text: string): string {
   const coloured = process.stdout.isTTY && !process.env.NO_COLOR && process.env.TERM !== 'dumb';
   return coloured ? `\x1b[${STYLES[style]}m${text}\x1b[0m` : text;
 }
+/** JSON for a terminal too: what JSON leaves as it is, such as the direction of letters, is escaped. */
+const jsonLines = (json: object): string[] => JSON.stringify(json, null, 2).split('\n').map(shown);
 const plural = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`;
 
 /** Does something, and gives the warnings that the library had for it, as a server's log would show them. */
@@ -1761,11 +1786,11 @@ function linesOfKey(key: KeyReport): string[] {
 }
 
 async function inspect(args: Args): Promise<void> {
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
   const report = await reportSet(lib, file, set);
-  if (args.has('json')) return print(JSON.stringify(report, null, 2));
+  if (args.has('json')) return print(jsonLines(report).join('\n'));
   const who = report.kind.startsWith('private')
     ? 'a server'
     : report.kind.startsWith('public')
@@ -2097,15 +2122,25 @@ async function verify(args: Args): Promise<number> {
   const level = nested === undefined ? null : nested ? 'signed and encrypted' : 'encrypted';
   if (args.has('json')) {
     const values = args.has('show') && claims ? { claims } : { claimNames: claims ? Object.keys(claims) : null };
-    await print(JSON.stringify({ accepted, refused: refused ?? null, level, checks, ...values, assumed }, null, 2));
+    await print(jsonLines({ accepted, refused: refused ?? null, level, checks, ...values, assumed }).join('\n'));
     return accepted ? 0 : 1;
   }
   const verdict = accepted
     ? `${paint('good', 'accepted')}: a server with these options takes this token`
     : `${paint('bad', 'refused')}: a server answers ${refused.status} ${refused.code}, "${refused.message}"`;
-  const values =
-    args.has('show') && claims ? ['', JSON.stringify(claims, null, 2).split('\n').map(shown).join('\n')] : [];
-  await print([verdict, '', ...checks.map(lineOfCheck), ...values, '', `Assumed for the rest: ${assumed}`].join('\n'));
+  const made = checks.filter(({ result }) => result !== 'not reached');
+  const rest = checks.slice(made.length).map(({ check }) => check);
+  const values = args.has('show') && claims ? ['', ...jsonLines(claims)] : [];
+  const lines = [
+    verdict,
+    '',
+    ...made.map(lineOfCheck),
+    ...(rest.length > 0 ? ['', `Not reached: ${rest.join(', ')}`] : []),
+    ...values,
+    '',
+    `Assumed for the rest: ${assumed}`,
+  ];
+  await print(lines.join('\n'));
   return accepted ? 0 : 1;
 }
 
@@ -2118,7 +2153,7 @@ const RESULTS: Record<CheckReport['result'], [Style | undefined, string]> = {
 function lineOfCheck({ check, result, text }: CheckReport): string {
   const [style, words] = RESULTS[result];
   const padded = words.padEnd(8);
-  return `  ${style ? paint(style, padded) : padded}${check.padEnd(12)}${shown(text || '(not looked at)')}`;
+  return `  ${style ? paint(style, padded) : padded}${check.padEnd(12)}${shown(text)}`;
 }
 
 // ## Completions

@@ -1512,7 +1512,10 @@ class DecryptionKeys implements Refreshed {
   /** When its turn comes. The queue keeps no verifier that nobody uses. */
   #lookSoon(path: string): Promise<void> {
     const owner = new WeakRef(this);
-    this.#looking ??= looks = looks.then(() => owner.deref()?.#look(path));
+    this.#looking ??= looks = looks.then(() => {
+      const keys = owner.deref();
+      return keys && keys.#look(path);
+    });
     return this.#looking;
   }
 
@@ -2998,15 +3001,21 @@ export function withAuth<
   check(typeof handler === 'function', 'option', usage);
   const policy = new Policy(options);
   return function authenticated(this: unknown, req: Req, res: Res): unknown {
-    return serve(policy, req, res, () => Reflect.apply(handler, this, [req, res]), (_error, answer) => {
-      try {
-        sendAnswer(answer, '', res);
-      } catch {
-        const { stream, destroy }: ResponseLike = res; // a head is out already
-        if (destroy) Reflect.apply(destroy, res, []);
-        else stream?.destroy?.();
-      }
-    });
+    return serve(
+      policy,
+      req,
+      res,
+      () => Reflect.apply(handler, this, [req, res]),
+      (_error, answer) => {
+        try {
+          sendAnswer(answer, String(req.method), res);
+        } catch {
+          const { stream, destroy }: ResponseLike = res; // a head is out already
+          if (destroy) Reflect.apply(destroy, res, []);
+          else stream?.destroy?.();
+        }
+      },
+    );
   };
 }
 

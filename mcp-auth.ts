@@ -2690,7 +2690,7 @@ const BINDING: unique symbol = Symbol.for('mcp-auth-middleware/1 request');
 /** The context of a request, or of the one that is being handled. */
 function contextOf(request: object | undefined): RequestContext {
   if (request === undefined) return context.getStore() ?? NOBODY;
-  const bound = isObject(request) && Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
+  const bound = request !== null && Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
   // A wrapper must not look like an empty user.
   check(
     bound,

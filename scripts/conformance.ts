@@ -1,6 +1,6 @@
-// `node build/scripts/conformance.js`, on Node 22 or later: the protocol's conformance suite against one server, alone and
-// behind the middleware, for each revision of the protocol. Every check has to end the same way on both sides. The suite
-// sends no token, so a proxy adds one; what it sees is otherwise what a client sees.
+// `node build/scripts/conformance.js`, on Node 22 or later: the protocol's conformance suite against one server, alone
+// and behind the middleware, for each revision of the protocol. Every check has to end the same way on both sides. The
+// suite sends no token, so a proxy adds one.
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -101,7 +101,7 @@ function compare(revision: string, without: Results, behind: Results): boolean {
 
 const { privateJwk, publicJwk } = await generateKeyPair({ modulusLength: 2048 });
 const token = await encryptToken({ sub: 'conformance' }, publicJwk);
-const guarded = withAuth(toNodeHandler({ fetch: conformanceServer() }) as RequestListener, {
+const guarded = withAuth(toNodeHandler({ fetch: conformanceServer() }), {
   keys: { keys: [privateJwk] },
 });
 const [bare, behind] = await Promise.all([serve(alone()), serve(guarded)]);

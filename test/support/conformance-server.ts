@@ -1,5 +1,5 @@
-// What the protocol's conformance suite asks a server for: tools, prompts and resources by the names and texts that it looks
-// for; over sessions for revisions up to 2025-11-25, and without them since.
+// What the protocol's conformance suite asks a server for: tools, prompts and resources by the names and texts that it
+// looks for; over sessions for revisions up to 2025-11-25, and without them since.
 import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {

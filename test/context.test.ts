@@ -962,7 +962,8 @@ describe('the callbacks of an answer', () => {
       });
       const [ada, eve, bob] = await Promise.all(['ada', 'eve', 'bob'].map((sub) => mint({ sub })));
       const head = (token: string | undefined, more = ''): string =>
-        `GET / HTTP/1.1\r\nHost: localhost\r\n${token === undefined ? '' : `Authorization: Bearer ${token}\r\n`}${more}\r\n`;
+        `GET / HTTP/1.1\r\nHost: localhost\r\n` +
+        `${token === undefined ? '' : `Authorization: Bearer ${token}\r\n`}${more}\r\n`;
       // New tokens and known ones.
       for (let round = 0; round < 2; round += 1) {
         const octets = [eve, ada, undefined, eve, bob, undefined].map((token) => head(token)).join('');
@@ -970,7 +971,7 @@ describe('the callbacks of an answer', () => {
       }
       await delay(20);
       const whose = notes.map((line) => /of (\w+) as (\w+)$/.exec(line)?.slice(1) ?? []);
-      for (const [index, [owner, seen]] of whose.entries()) assert.equal(seen, owner, notes[index] ?? "");
+      for (const [index, [owner, seen]] of whose.entries()) assert.equal(seen, owner, notes[index] ?? '');
       for (const who of ['ada', 'bob', 'nobody']) assert.ok(whose.filter(([owner]) => owner === who).length >= 2, who);
     });
   }

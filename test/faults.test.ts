@@ -273,7 +273,7 @@ describe('frozen intrinsics', () => {
     const { withAuth, withAuthFetch, authMiddleware, getUser, runAs, JWETokenVerifier } = library;
     const [how] = process.argv.slice(1);
     const { keys, tokens } = JSON.parse(process.env.TEST_INPUT);
-    if (how === 'Object.freeze(Error)') for (const one of [Error, TypeError, RangeError]) Object.freeze(one);
+    if (how === 'Object.freeze(Error)') [Error, TypeError, RangeError].forEach(Object.freeze);
     if (how === 'no stackTraceLimit') delete Error.stackTraceLimit;
     const results = [];
     const options = { keys, requiredScopes: ['read'], resource: 'https://mcp.example/mcp', cors: { origin: '*' } };
@@ -286,13 +286,15 @@ describe('frozen intrinsics', () => {
       const send = (headers, path = '/mcp', method = 'GET') => new Promise((resolve) => {
         const req = request({ host: '127.0.0.1', port, path, method, headers, agent: false }, (res) => {
           let body = '';
-          res.on('data', (chunk) => { body += chunk; }).on('end', () => resolve(res.statusCode + ' ' + body.slice(0, 60)));
+          res.on('data', (chunk) => { body += chunk; });
+          res.on('end', () => resolve(res.statusCode + ' ' + body.slice(0, 60)));
         });
         req.on('error', (error) => resolve(error.code)).end();
       });
       for (const token of tokens) results.push(await send({ authorization: 'Bearer ' + token }));
       results.push(
-        await send({}), await send({ authorization: ['Bearer x', 'Bearer y'] }), await send({ origin: 'null' }, '/x', 'POST'),
+        await send({}), await send({ authorization: ['Bearer x', 'Bearer y'] }),
+        await send({ origin: 'null' }, '/x', 'POST'),
         await send({ host: 'evil.example' }), await send({}, '/.well-known/jwks.json', 'PUT'),
         await send({ authorization: 'Bearer ' + tokens[0], 'mcp-session-id': 'a b' }), await send({}, '/x', 'HEAD'),
       );

@@ -3,31 +3,18 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
-import { before, describe, it, type TestContext } from 'node:test';
+import { describe, it, type TestContext } from 'node:test';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
-import { Deployment } from 'kubernetes-models/apps/v1';
-import { Service } from 'kubernetes-models/v1';
 import { encryptToken } from 'mcp-auth-middleware';
-import { parse, parseAllDocuments } from 'yaml';
-import { keyPair, needs, root, run, type Scope, serve } from './support/support.js';
+import { keyPair, root, run, type Scope, serve } from './support/support.js';
 
 const example = (name: string): string => join(root, 'build/examples', name);
-const cli = join(root, 'dist/cli.js');
 const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a program that is stuck fails its test, not the run
 
 function temporaryFolder(scope: Scope): string {
@@ -238,107 +225,6 @@ describe('examples/upgrade.ts', () => {
     assert.equal((await handshake(url, { Authorization: 'Bearer nonsense' })).status, 401);
     assert.equal((await handshake(`${url}?access_token=${bearer}`, {})).status, 401);
     assert.equal((await handshake(url, { Authorization: `Bearer ${bearer}` })).status, 101, 'still serves');
-  });
-});
-
-describe('examples/k8s-deployment.yaml', () => {
-  const file = join(root, 'examples/k8s-deployment.yaml');
-  // YAML 1.1, which Kubernetes reads: there 0440 is octal.
-  const [deployment, service] = parseAllDocuments(readFileSync(file, 'utf8'), { version: '1.1' }).map((document) => {
-    assert.deepEqual([document.errors, document.warnings], [[], []]);
-    return document.toJS();
-  });
-  const pod = deployment.spec.template.spec;
-  const [container] = pod.containers;
-  const [volume] = pod.volumes;
-  const [mount] = container.volumeMounts;
-  const env = Object.fromEntries(
-    container.env.map(({ name, value }: { name: string; value: string }) => [name, value]),
-  );
-
-  it('is a Deployment and a Service as the Kubernetes schemas have them', () => {
-    new Deployment(deployment).validate();
-    new Service(service).validate();
-    assert.throws(() => new Deployment({ ...deployment, spec: { replicas: 1 } }).validate()); // the schemas do check
-  });
-
-  it('is understood by kubectl, the file mode as octal', needs('kubectl'), async () => {
-    // `label --local` reads and prints the objects without a cluster.
-    const { code, stdout, stderr } = await run('kubectl', [
-      'label',
-      '--local',
-      '-o',
-      'json',
-      '-f',
-      file,
-      'checked=yes',
-    ]);
-    assert.equal(code, 0, stderr);
-    assert.match(stdout, /"kind": "Deployment"/);
-    assert.match(stdout, /"defaultMode": 288\b/);
-    assert.match(stdout, /"kind": "Service"/);
-  });
-
-  it('routes the Service to the pods and the probes to the port the server listens on', () => {
-    assert.deepEqual(service.spec.selector, deployment.spec.selector.matchLabels);
-    assert.deepEqual(deployment.spec.template.metadata.labels, deployment.spec.selector.matchLabels);
-    const [port] = container.ports;
-    assert.equal(String(port.containerPort), env.PORT);
-    const [{ targetPort }] = service.spec.ports;
-    assert.deepEqual(
-      [targetPort, container.readinessProbe.httpGet.port, container.livenessProbe.httpGet.port],
-      [port.name, port.name, port.name],
-    );
-  });
-
-  it('gives the key to the server and to no one else', () => {
-    assert.equal(volume.secret.defaultMode, 0o440);
-    assert.equal(typeof pod.securityContext.fsGroup, 'number');
-    assert.equal(pod.securityContext.runAsNonRoot, true);
-    assert.equal(container.securityContext.readOnlyRootFilesystem, true);
-    assert.equal(mount.name, volume.name);
-    assert.equal(mount.readOnly, true);
-    assert.equal(mount.subPath, undefined, 'a subPath mount is never updated');
-  });
-
-  describe('with the Secret that the command prints', () => {
-    let secret: ReturnType<typeof parse>;
-    before(async () => {
-      const { code, stdout, stderr } = await run(process.execPath, [cli, 'k8s', '--ephemeral']);
-      assert.equal(code, 0, stderr);
-      secret = parse(stdout, { version: '1.1' });
-    });
-
-    it('agrees on the names', () => {
-      const [item] = volume.secret.items;
-      assert.equal(volume.secret.secretName, secret.metadata.name);
-      assert.equal(deployment.metadata.namespace, secret.metadata.namespace);
-      assert.deepEqual(Object.keys(secret.data ?? secret.stringData), [item.key]);
-      assert.equal(env.MCP_KEY_FILE_PATH, `${mount.mountPath}/${item.path}`);
-    });
-
-    it('starts the example server from the volume and answers its probes', async (t) => {
-      const folder = temporaryFolder(t);
-      const [item] = volume.secret.items;
-      const value = secret.stringData?.[item.key] ?? Buffer.from(secret.data[item.key], 'base64').toString();
-      // A Secret volume as the kubelet lays it out: file → ..data → a folder with a time in its name.
-      mkdirSync(join(folder, '..2026_01_01'));
-      writeFileSync(join(folder, '..2026_01_01', item.path), value);
-      chmodSync(join(folder, '..2026_01_01', item.path), volume.secret.defaultMode);
-      symlinkSync('..2026_01_01', join(folder, '..data'));
-      symlinkSync(join('..data', item.path), join(folder, item.path));
-
-      const { MCP_KEY_FILE_PATH, UV_THREADPOOL_SIZE } = env;
-      assert.equal(dirname(MCP_KEY_FILE_PATH), mount.mountPath);
-      const { url } = await start(t, 'server.js', { UV_THREADPOOL_SIZE, MCP_KEY_FILE_PATH: join(folder, item.path) });
-      for (const probe of [container.readinessProbe, container.livenessProbe]) {
-        const response = await fetch(new URL(probe.httpGet.path, url));
-        assert.equal(response.status, 200);
-        await response.arrayBuffer();
-      }
-      const { stdout } = await run(process.execPath, [example('gateway.js'), url]);
-      assert.equal(stdout, 'Hello, Ada!\n');
-    });
   });
 });
 

@@ -3,23 +3,14 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import * as library from 'mcp-auth-middleware';
-import { findProgram, keyPair, needs, root, run, type Finished, type Scope } from './support/support.js';
+import { keyPair, needs, root, run, type Finished, type Scope } from './support/support.js';
 
 const { encryptToken, JWETokenVerifier, KeyError, withAuthFetch } = library;
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -48,7 +39,10 @@ for (const { language, code } of blocks.filter(({ language }) => language === 'j
   );
   programs.set(name, code);
 }
-const shell = blocks.filter(({ language }) => language === 'sh').map(({ code }) => code.trimEnd());
+const kubernetes = readme.split(/^(?=## )/m).find((section) => section.startsWith('## Kubernetes\n')) ?? '';
+const shell = blocks
+  .filter(({ language, code }) => language === 'sh' && !kubernetes.includes(code))
+  .map(({ code }) => code.trimEnd());
 
 /** The rows of the table under a heading, without its head. */
 function table(heading: string): string[][] {
@@ -168,8 +162,8 @@ async function get(url: string, headers: Record<string, string> = {}): Promise<[
 // ## Tests
 
 describe('the shell blocks', () => {
-  const [clone = '', begin = '', ask = '', kubernetes = '', ...others] = shell;
-  it('are these four', () => assert.deepEqual(others, []));
+  const [clone = '', begin = '', ask = '', ...others] = shell;
+  it('are these three, and those on Kubernetes, which operator.test.ts runs', () => assert.deepEqual(others, []));
 
   it('on a fresh clone: are what CI runs', () => {
     assert.equal(clone, 'npm ci && npm start\nnpm ci && npm test');
@@ -205,33 +199,6 @@ describe('the shell blocks', () => {
       assert.equal(greeting.stdout, 'Hello, Ada!\n', greeting.stderr);
       const refusal = await bash(cwd, here(refused, url));
       assert.match(refusal.stdout, /^HTTP\/1\.1 401 /);
-    },
-  );
-
-  it(
-    'for Kubernetes: give kubectl a Secret with a usable key and leave nothing on the disk',
-    needs('kubectl'),
-    async () => {
-      const cwd = project('kubernetes');
-      const bin = join(folder, 'bin');
-      mkdirSync(bin);
-      // There is no cluster: the real kubectl reads the Secret and prints it.
-      writeFileSync(
-        join(bin, 'kubectl'),
-        '#!/bin/sh\n[ "$*" = "apply --server-side -f -" ] || exit 64\n' +
-          `exec ${findProgram('kubectl')} label --local -o json -f - checked=yes\n`,
-      );
-      chmodSync(join(bin, 'kubectl'), 0o755);
-      const { code, stdout, stderr } = await bash(cwd, kubernetes, bin);
-      assert.equal(code, 0, stderr);
-      const secret = JSON.parse(stdout);
-      assert.deepEqual([secret.kind, secret.metadata.name], ['Secret', 'mcp-server-keys']);
-      const verifier = new JWETokenVerifier({
-        keys: JSON.parse(Buffer.from(secret.data.mcp_jwks, 'base64').toString()),
-      });
-      const token = await encryptToken({ name: 'Ada' }, verifier.getJwks());
-      assert.equal((await verifier.verifyToken(token)).name, 'Ada');
-      assert.equal(existsSync(join(cwd, '.keys')), false);
     },
   );
 });

@@ -462,7 +462,7 @@ const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => mem
 function listKeys(set: unknown): Jwk[] {
   const keys = isObject(set) && Object.hasOwn(set, 'keys') ? set['keys'] : [set];
   check(Array.isArray(keys) && keys.length > 0, 'malformed', 'must be a JWK Set with at least one key');
-  return keys.map((jwk: unknown, index) =>
+  return [...keys].map((jwk: unknown, index) =>
     aboutKey(index, keys.length, () => {
       check(isObject(jwk), 'malformed', 'must be a JWK, a JSON object');
       return withoutPrototype(jwk) as unknown as Jwk;
@@ -554,8 +554,8 @@ function readTimes(jwk: Jwk): { start: number; exp: number } {
 
 /** OpenSSL loads a key whose d or CRT members do not belong to it; such a key leaks or fails at work. */
 function importPrivate(jwk: Jwk): DecryptionKey {
-  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const known = importPublic(jwk, ['decrypt', 'unwrapKey']);
+  check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
   const { n } = readModulus(jwk);
   const primes = PRIVATE_MEMBERS.every((member) => member in jwk);
   const remedy = 'restore it from a backup or generate a new key';
@@ -786,7 +786,7 @@ function readVerificationKeys(
   return new Map(usable.map((key) => [key.id, key]));
 }
 
-const COMPACT_JWS = /^([\w-]+)\.([\w-]+)\.([\w-]+)$/; // RFC 7515 §7.1
+const COMPACT_JWS = /^([\w-]+)\.([\w-]*)\.([\w-]+)$/; // RFC 7515 §7.1
 
 function parseJws(bytes: Buffer) {
   const [, first = '', second = '', third = ''] = COMPACT_JWS.exec(bytes.toString('latin1')) ?? [];
@@ -2073,14 +2073,14 @@ class Verifier {
       if (answer !== false) throw new AuthError('revocation_unavailable', { keyId });
       return token;
     };
-    let asked: Promise<unknown>;
+    let answer: unknown;
     try {
-      const answer = isRevoked(token.auth);
-      if (isBoolean(answer)) return decide(answer);
-      asked = Promise.resolve<unknown>(answer).catch(() => undefined);
-    } catch (error) {
-      throw error instanceof AuthError ? error : new AuthError('revocation_unavailable', { keyId });
+      answer = isRevoked(token.auth);
+    } catch {
+      // no answer
     }
+    if (isBoolean(answer)) return decide(answer);
+    const asked = Promise.resolve(answer).catch(() => undefined);
     return () => within(5000, asked, () => undefined).then(decide);
   }
 

@@ -223,7 +223,7 @@ function optionLines(options: Options): string {
   return lines.join('');
 }
 const synopses = ({ lines }: Command): string =>
-  lines.map(([synopsis, does]) => `  ${synopsis.padEnd(42)}${does}\n`).join('');
+  lines.map(([synopsis, does]) => `  ${synopsis.padEnd(44)}${does}\n`).join('');
 
 function usage(): string {
   const commands: [string, Command][] = Object.entries(COMMANDS);
@@ -654,7 +654,7 @@ function pairBeside(file: string): Pair {
 }
 
 /** The key file of a command: the one given, that of the folder given, that of the environment, that of `.keys`. */
-function fileOf(args: Args, given = args.operand): string {
+function fileOf(args: Args, given: string | undefined): string {
   const environment = args.has('output') ? undefined : process.env.MCP_KEY_FILE_PATH || undefined;
   if (given === undefined && environment !== undefined) checkPath('MCP_KEY_FILE_PATH', environment);
   return given ?? environment ?? pairOf(args, 'mcp').privateFile;
@@ -709,9 +709,20 @@ const has = (codes: string): ((error: unknown) => boolean) => {
   const set = new Set(codes.split(' '));
   return (error) => set.has(codeOf(error) ?? '');
 };
-const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
+const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS ERR_ACCESS_DENIED');
+const isUnsyncableFolder = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
 const isUnsupportedLink = has('EPERM ENOTSUP EOPNOTSUPP ENOSYS EMLINK EXDEV ERR_ACCESS_DENIED');
 const isReadOnlyFolder = has('EACCES EPERM EROFS ERR_ACCESS_DENIED');
+
+/** Brings what was written to the disk. Node's permission model forbids it, as some file systems do. */
+function sync(descriptor: number): void {
+  try {
+    fsyncSync(descriptor);
+  } catch (error) {
+    if (!isUnsupportedSync(error)) throw error;
+    warn('files cannot be synced to the disk here; after a power cut look whether this change is in them');
+  }
+}
 
 /** Some file systems, and Windows, cannot sync a folder. A disk that fails is something else, and is not passed over. */
 function syncFolder(folder: string): void {
@@ -720,7 +731,7 @@ function syncFolder(folder: string): void {
     descriptor = openSync(folder, constants.O_RDONLY);
     fsyncSync(descriptor);
   } catch (error) {
-    if (!isUnsupportedSync(error)) throw error;
+    if (!isUnsyncableFolder(error)) throw error;
     warn(`the folder ${folder} cannot be synced to the disk here; after a power cut look whether this change is in it`);
   } finally {
     if (descriptor !== undefined) closeSync(descriptor);
@@ -751,7 +762,7 @@ function fill({ path, descriptor }: Made, text: string, like?: Stats): void {
         `the file system of ${path.replace(/\.mcp-auth-.*/, '')} keeps no permissions: others may read what is in it`,
       );
     writeFileSync(descriptor, text);
-    fsyncSync(descriptor);
+    sync(descriptor);
   } finally {
     closeSync(descriptor);
   }
@@ -785,7 +796,7 @@ function write(descriptor: number, size: number, octets: (length: number) => Uin
     const chunk = octets(Math.min(size - at, 64 * 1024));
     at += writeSync(descriptor, chunk, 0, chunk.length, at);
   }
-  fsyncSync(descriptor);
+  sync(descriptor);
 }
 
 /** Overwrites a file in place: once here, because a shred may truncate it, then by shred where there is one, else here. */
@@ -797,7 +808,7 @@ function overwrite(descriptor: number): void {
   ifPossible(() => spawnSync('shred', ['-z', '/dev/fd/3'], { stdio, timeout: 10_000, killSignal: 'SIGKILL' }));
   // Only what is read back counts: shred may be missing, forbidden, have failed, or be something else of that name.
   if (fstatSync(descriptor).size < size || !isZero(descriptor)) write(descriptor, size, Buffer.alloc);
-  fsyncSync(descriptor);
+  sync(descriptor);
 }
 
 /**
@@ -1362,7 +1373,7 @@ async function checkSet(lib: Library, file: string, set: JwkSet): Promise<void> 
 async function rotate(args: Args): Promise<void> {
   const overlap = duration('--overlap', args.value('overlap') ?? '10m');
   const grace = duration('--grace', args.value('grace') ?? '24h');
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   if (file === '-') guardStdout(args);
   else {
     refuseSpecial(file);
@@ -1524,7 +1535,7 @@ data:
 
 async function publicKeys(args: Args): Promise<void> {
   requireStdout();
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
   const shownSet = args.has('all') ? publicSet(lib, file, set) : published(lib, file, set);
@@ -1764,7 +1775,7 @@ function linesOfKey(key: KeyReport): string[] {
 }
 
 async function inspect(args: Args): Promise<void> {
-  const file = fileOf(args);
+  const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
   const report = await reportSet(lib, file, set);
@@ -2106,9 +2117,19 @@ async function verify(args: Args): Promise<number> {
   const verdict = accepted
     ? `${paint('good', 'accepted')}: a server with these options takes this token`
     : `${paint('bad', 'refused')}: a server answers ${refused.status} ${refused.code}, "${refused.message}"`;
-  const values =
-    args.has('show') && claims ? ['', JSON.stringify(claims, null, 2).split('\n').map(shown).join('\n')] : [];
-  await print([verdict, '', ...checks.map(lineOfCheck), ...values, '', `Assumed for the rest: ${assumed}`].join('\n'));
+  const made = checks.filter(({ result }) => result !== 'not reached');
+  const rest = checks.slice(made.length).map(({ check }) => check);
+  const values = args.has('show') && claims ? ['', ...JSON.stringify(claims, null, 2).split('\n').map(shown)] : [];
+  const lines = [
+    verdict,
+    '',
+    ...made.map(lineOfCheck),
+    ...(rest.length > 0 ? ['', `Not reached: ${rest.join(', ')}`] : []),
+    ...values,
+    '',
+    `Assumed for the rest: ${assumed}`,
+  ];
+  await print(lines.join('\n'));
   return accepted ? 0 : 1;
 }
 
@@ -2121,7 +2142,7 @@ const RESULTS: Record<CheckReport['result'], [Style | undefined, string]> = {
 function lineOfCheck({ check, result, text }: CheckReport): string {
   const [style, words] = RESULTS[result];
   const padded = words.padEnd(8);
-  return `  ${style ? paint(style, padded) : padded}${check.padEnd(12)}${shown(text || '(not looked at)')}`;
+  return `  ${style ? paint(style, padded) : padded}${check.padEnd(12)}${shown(text)}`;
 }
 
 // ## Completions

@@ -939,12 +939,21 @@ function abandon({ path, descriptor }: Made): void {
 /** What a run has done, for the message when a signal ends it, and the folders that it made and that may still be empty. */
 const progress: { done: string; readonly folders: string[] } = { done: '', folders: [] };
 
+/** Not with `recursive`: Node then says "no such file" of a read-only file system. */
 function makeFolder(folder: string): void {
-  const first = attempt(`make the folder ${folder}`, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
-  for (let path = resolve(folder); first !== undefined; path = dirname(path)) {
-    progress.folders.push(path);
-    if (path === resolve(first) || path === dirname(path)) return;
-  }
+  const missing: string[] = [];
+  for (let path = resolve(folder); !exists(path) && path !== dirname(path); path = dirname(path)) missing.unshift(path);
+  attempt(`make the folder ${folder}`, () => {
+    for (const path of missing) {
+      try {
+        mkdirSync(path, 0o700);
+        progress.folders.unshift(path);
+      } catch (error) {
+        if (codeOf(error) !== 'EEXIST') throw error; // another run was faster
+      }
+    }
+    if (!statSync(folder).isDirectory()) fail(`cannot make the folder ${folder}: file already exists`);
+  });
 }
 
 /** Removes the empty folders of a run that came to nothing. */
@@ -1272,7 +1281,7 @@ function environmentLine(path: string): string | undefined {
 function ignoreLines({ folder, privateFile, publicFile }: Pair): string[] {
   const path = normalize(isAbsolute(folder) ? relative('.', folder) : folder).replace(/[/\\]+$/, '');
   if (path !== '.' && path !== '' && !path.startsWith('..') && !isAbsolute(path))
-    return [`${path.replaceAll('\\', '/').replace(/[*?[\]!#\\ ]/g, '\\$&')}/`];
+    return [`${(process.platform === 'win32' ? path.replaceAll('\\', '/') : path).replace(/[*?[\]!#\\ ]/g, '\\$&')}/`];
   return [privateFile, publicFile].map((file) => `${basename(file)}*`);
 }
 
@@ -1612,6 +1621,8 @@ function paint(style: Style, text: string): string {
   const coloured = process.stdout.isTTY && !process.env.NO_COLOR && process.env.TERM !== 'dumb';
   return coloured ? `\x1b[${STYLES[style]}m${text}\x1b[0m` : text;
 }
+/** JSON for a terminal too: what JSON leaves as it is, such as the direction of letters, is escaped. */
+const jsonLines = (json: object): string[] => JSON.stringify(json, null, 2).split('\n').map(shown);
 const plural = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`;
 
 /** Does something, and gives the warnings that the library had for it, as a server's log would show them. */
@@ -1779,7 +1790,7 @@ async function inspect(args: Args): Promise<void> {
   const set = await readSet(file);
   const lib = await library();
   const report = await reportSet(lib, file, set);
-  if (args.has('json')) return print(JSON.stringify(report, null, 2));
+  if (args.has('json')) return print(jsonLines(report).join('\n'));
   const who = report.kind.startsWith('private')
     ? 'a server'
     : report.kind.startsWith('public')
@@ -2111,7 +2122,7 @@ async function verify(args: Args): Promise<number> {
   const level = nested === undefined ? null : nested ? 'signed and encrypted' : 'encrypted';
   if (args.has('json')) {
     const values = args.has('show') && claims ? { claims } : { claimNames: claims ? Object.keys(claims) : null };
-    await print(JSON.stringify({ accepted, refused: refused ?? null, level, checks, ...values, assumed }, null, 2));
+    await print(jsonLines({ accepted, refused: refused ?? null, level, checks, ...values, assumed }).join('\n'));
     return accepted ? 0 : 1;
   }
   const verdict = accepted
@@ -2119,7 +2130,7 @@ async function verify(args: Args): Promise<number> {
     : `${paint('bad', 'refused')}: a server answers ${refused.status} ${refused.code}, "${refused.message}"`;
   const made = checks.filter(({ result }) => result !== 'not reached');
   const rest = checks.slice(made.length).map(({ check }) => check);
-  const values = args.has('show') && claims ? ['', ...JSON.stringify(claims, null, 2).split('\n').map(shown)] : [];
+  const values = args.has('show') && claims ? ['', ...jsonLines(claims)] : [];
   const lines = [
     verdict,
     '',

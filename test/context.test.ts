@@ -414,7 +414,7 @@ describe('no user is taken for another', () => {
       .map(([path, token], index) =>
         [
           `POST ${path} HTTP/1.1`,
-          'Host: a',
+          'Host: localhost',
           'Content-Length: 4',
           ...(token ? [`Authorization: Bearer ${token}`] : []),
           ...(index === rows.length - 1 ? ['Connection: close'] : []),
@@ -833,7 +833,11 @@ describe('a client that leaves while its token is verified', () => {
     return { options, asked, release: () => void gate.emit('released') };
   }
   const nested = async (): Promise<string> =>
-    compactEncrypt(Buffer.from('eyJhbGciOiJFZERTQSJ9.e30.AAAA'), (await keyPair()).publicJwk, { cty: 'JWT' });
+    compactEncrypt(
+      Buffer.from(`eyJhbGciOiJFZERTQSJ9.${Buffer.from('{"iss":"https://idp.example"}').toString('base64url')}.AAAA`),
+      (await keyPair()).publicJwk,
+      { cty: 'JWT' },
+    );
 
   for (const name of ['withAuth', 'authMiddleware'] as const) {
     it(`gets no answer, and its place is cleared, over ${name}`, async (t) => {

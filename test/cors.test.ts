@@ -10,7 +10,7 @@ const APP = 'https://app.example';
 const EVIL = 'https://evil.example';
 const ANY: AuthOptions = { cors: { origin: '*' } };
 const LIST: AuthOptions = { cors: { origin: [APP, 'http://localhost:5173'] } };
-const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id';
+const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id, Retry-After';
 const DOCUMENT = '/.well-known/jwks.json';
 
 const preflight = (origin: string, more: Record<string, string> = {}): Ask => ({

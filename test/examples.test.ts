@@ -1,10 +1,9 @@
-// Every example is run as its reader would run it: a process of its own, real keys, the official MCP client.
+// The examples beside examples/hosts/ (those are in hosts.test.ts), run as their reader would run them: processes of their
+// own, real keys, the official MCP client.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { request } from 'node:http';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -49,7 +48,7 @@ async function start(
   scope.after(() => child.kill('SIGKILL'));
   const stderr = text(child.stderr);
   for await (const line of createInterface({ input: child.stdout })) {
-    const url = /(?:http|ws):\/\/\S+/.exec(line)?.[0];
+    const url = /http:\/\/\S+/.exec(line)?.[0];
     if (url) return { process: child, url };
   }
   throw new Error(`${name} ended before it listened: ${await stderr}`);
@@ -70,6 +69,23 @@ async function callTool(
     await client.close();
   }
 }
+
+describe('examples/README.md', () => {
+  const folder = join(root, 'examples');
+  const links = [...readFileSync(join(folder, 'README.md'), 'utf8').matchAll(/\]\(([^)]+)\)/g)].map(
+    ([, link = '']) => link,
+  );
+
+  it('links to nothing that is not there', () => {
+    for (const link of links) assert.ok(existsSync(join(folder, link)), link);
+  });
+
+  it('names every program', () => {
+    const programs = ['', 'hosts'].flatMap((name) => readdirSync(join(folder, name)).map((file) => join(name, file)));
+    for (const program of programs.filter((file) => /\.(?:ts|html)$/.test(file)))
+      assert.ok(links.includes(program), program);
+  });
+});
 
 describe('examples/server.ts', () => {
   for (const mode of ['legacy', 'auto'] as const) {
@@ -129,34 +145,6 @@ describe('examples/server.ts', () => {
   });
 });
 
-describe('examples/express.ts', () => {
-  it('asks for a token everywhere but at the probe, and for the email claim', async (t) => {
-    const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const bearer = async (claims: object): Promise<Record<string, string>> => ({
-      Authorization: `Bearer ${await token(claims)}`,
-    });
-    const rows: [path: string, headers: Record<string, string>, status: number][] = [
-      ['/healthz', {}, 200],
-      ['/.well-known/jwks.json', {}, 200],
-      ['/me', {}, 401],
-      ['/me', await bearer({ name: 'Ada' }), 403],
-      ['/me', await bearer({ email: 'ada@example.com' }), 200],
-    ];
-    for (const [path, headers, status] of rows) {
-      const response = await fetch(new URL(path, url), { headers });
-      const body = await response.json().catch(() => undefined);
-      assert.equal(response.status, status, path);
-      if (path === '/me' && status === 200) assert.equal(body.email, 'ada@example.com');
-    }
-  });
-
-  it('knows the user in a tool although express.json() has read the body', async (t) => {
-    const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const answer = await callTool(url, await token({ email: 'ada@example.com' }), { name: 'whoami' });
-    assert.deepEqual(answer, [{ type: 'text', text: 'Hello, ada@example.com!' }]);
-  });
-});
-
 describe('examples/gateway.ts', () => {
   it('fetches the key, encrypts the claims and prints what the tool answered', async (t) => {
     const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
@@ -169,62 +157,6 @@ describe('examples/gateway.ts', () => {
     const { code, stdout, stderr } = await run(process.execPath, [example('gateway.js'), `${url}/mcp`]);
     assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
     assert.match(stderr, /HTTP 404/);
-  });
-});
-
-describe('examples/upgrade.ts', () => {
-  /** Sends a WebSocket handshake and returns the answer with what followed it on the socket. */
-  async function handshake(
-    url: string,
-    headers: Record<string, string>,
-  ): Promise<{ status: number; accept: string | undefined; frames: string }> {
-    const req = request(url.replace('ws:', 'http:'), {
-      headers: {
-        Connection: 'Upgrade',
-        Upgrade: 'websocket',
-        'Sec-WebSocket-Version': '13',
-        'Sec-WebSocket-Key': 'AAAAAAAAAAAAAAAAAAAAAA==',
-        ...headers,
-      },
-    }).end();
-    return new Promise((resolve, reject) => {
-      req.once('error', reject);
-      req.once('response', (res) => {
-        res.resume();
-        resolve({ status: res.statusCode ?? 0, accept: undefined, frames: '' });
-      });
-      req.once('upgrade', (res, socket, head) => {
-        text(socket).then((rest) => {
-          resolve({
-            status: res.statusCode ?? 0,
-            accept: res.headers['sec-websocket-accept'],
-            frames: head.toString() + rest,
-          });
-        }, reject);
-      });
-    });
-  }
-
-  it('opens a WebSocket for a user and greets them over it', async (t) => {
-    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const { status, accept, frames } = await handshake(url, {
-      Authorization: `Bearer ${await token({ name: 'Ada' })}`,
-    });
-    assert.equal(status, 101);
-    assert.equal(
-      accept,
-      createHash('sha1').update('AAAAAAAAAAAAAAAAAAAAAA==258EAFA5-E914-47DA-95CA-C5AB0DC85B11').digest('base64'),
-    );
-    assert.match(frames, /Hello, Ada!/);
-  });
-
-  it('refuses the handshake without a token, with a wrong one and with one in the query string', async (t) => {
-    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const bearer = await token({ name: 'Ada' });
-    assert.equal((await handshake(url, {})).status, 401);
-    assert.equal((await handshake(url, { Authorization: 'Bearer nonsense' })).status, 401);
-    assert.equal((await handshake(`${url}?access_token=${bearer}`, {})).status, 401);
-    assert.equal((await handshake(url, { Authorization: `Bearer ${bearer}` })).status, 101, 'still serves');
   });
 });
 

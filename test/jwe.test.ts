@@ -29,6 +29,7 @@ import {
   edit,
   editBytes,
   flip,
+  keyRefused,
   oaep,
   type OaepDefect,
   pkcs1,
@@ -90,11 +91,7 @@ describe('compactEncrypt and compactDecrypt', () => {
     );
   });
   it('say cty and typ when asked, and nothing else', async () => {
-    const token = compactEncrypt(
-      SAYING,
-      publicJwk,
-      untyped({ cty: 'JWT', typ: 'JOSE', zip: 'DEF', alg: 'none', kid: 'x', crit: ['exp'] }),
-    );
+    const token = compactEncrypt(SAYING, publicJwk, { cty: 'JWT', typ: 'JOSE' });
     assert.deepEqual(decodeProtectedHeader(token), {
       alg: 'RSA-OAEP-256',
       enc: 'A256GCM',
@@ -102,6 +99,27 @@ describe('compactEncrypt and compactDecrypt', () => {
       cty: 'JWT',
       typ: 'JOSE',
     });
+  });
+  for (const [name, value] of Object.entries({
+    zip: 'DEF',
+    alg: 'none',
+    enc: 'A128GCM',
+    kid: 'x',
+    crit: ['exp'],
+    Cty: 'JWT',
+    constructor: 1,
+    '': 1,
+  })) {
+    it(`refuse another header parameter: ${JSON.stringify(name)}`, () =>
+      keyRefused(
+        () => compactEncrypt(SAYING, publicJwk, untyped({ cty: 'JWT', [name]: value })),
+        'option',
+        new RegExp(`unknown option "${name}"; there are cty, typ$`),
+      ));
+  }
+  it('take a header that is an object', () => {
+    for (const header of [null, 'JWT', [], 1])
+      keyRefused(() => compactEncrypt(SAYING, publicJwk, untyped(header)), 'option', /header must be an object/);
   });
   it('name the key by its thumbprint when it has no kid', () => {
     const { kid, ...nameless } = publicJwk;

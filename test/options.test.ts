@@ -13,7 +13,7 @@ import {
   withAuth,
   withAuthFetch,
 } from 'mcp-auth-middleware';
-import { keyPair, serve } from './support/support.js';
+import { keyPair, root, run, serve } from './support/support.js';
 import { ask, bearer, guard, serverKeys, whoami } from './support/wire.js';
 
 /** Options as JavaScript may bring them, whatever the types say. */
@@ -100,8 +100,8 @@ const verifierTable: Record<string, { bad: unknown[]; good: unknown[] }> = {
     ],
     good: [false, { maxEntries: 1 }],
   },
-  concurrency: { bad: [...notCount, 0], good: [1, 8] },
   maxPending: { bad: notCount, good: [0, 1, 1000] },
+  isRevoked: { bad: [true, 'sub', null, {}, Promise.resolve(false)], good: [() => false, async () => true] },
   now: { bad: [0, null, 'now', new Date()], good: [() => 0] },
 };
 const requestTable: typeof verifierTable = {
@@ -115,8 +115,49 @@ const requestTable: typeof verifierTable = {
   anonymous: { bad: notBoolean, good: [true, false] },
   publicPaths: { bad: ['/a', null, {}, new Set(['/a']), ...notPath.map((path) => [path])], good: [[], ['/healthz']] },
   tokenHeader: { bad: ['', 'a b', 'a:', 'é', 'a\n', 1, null, ['a']], good: ['X-Token', 'x_1'] },
+  allowedHosts: {
+    bad: [
+      'mcp.example',
+      null,
+      {},
+      [],
+      new Set(['mcp.example']),
+      ...[
+        '',
+        'https://mcp.example',
+        'mcp.example:3000',
+        'mcp.example/mcp',
+        '*.example',
+        'a b',
+        'é.example',
+        1,
+        null,
+      ].map((host) => [host]),
+    ],
+    good: [['mcp.example'], ['MCP.example.', 'a_b', '10.0.0.1', '[::1]']],
+  },
   resource: { bad: notUrl, good: ['https://mcp.example', 'http://127.0.0.1:3000/mcp?tenant=1'] },
-  authorizationServers: { bad: ['https://login.example', null, {}, ...notUrl.map((url) => [url])], good: [] },
+  jwksUri: { bad: notUrl, good: [] },
+  authorizationServers: {
+    bad: [
+      'https://login.example',
+      null,
+      {},
+      [],
+      ...[
+        ...notUrl,
+        'http://login.example',
+        'http://10.0.0.1',
+        'http://127.0.0.1.evil.example',
+        'https://login.example?tenant=1',
+        'https://login.example/?',
+        'https://user@login.example',
+        'https://user:secret@login.example/',
+      ].map((url) => [url]),
+      ['https://login.example', 'http://login.example'],
+    ],
+    good: [],
+  },
   openidConfiguration: { bad: notBoolean, good: [false] },
   cors: {
     bad: [
@@ -136,9 +177,50 @@ const requestTable: typeof verifierTable = {
       { origin: [/app/] },
       { origin: null },
       { origin: '*', credentials: true },
+      { allowedHeaders: ['x-tenant'] },
+      ...['x-tenant', [''], ['a b'], ['a,b'], ['a:'], ['é'], ['a\r\nb'], [1], null, {}].map((allowedHeaders) => ({
+        origin: '*',
+        allowedHeaders,
+      })),
+      ...[
+        'chrome-extension://',
+        'chrome-extension://a/',
+        'chrome-extension://a/b',
+        'chrome-extension://a?b',
+        'chrome-extension://a#b',
+        'chrome-extension://a b',
+        'chrome-extension://a"b',
+        'chrome-extension://a, https://app.example',
+        'chrome-extension:a',
+        '://a',
+        '1a://b',
+        'https://a/b',
+        'https:// a',
+        'HTTPS://app.example',
+        'http://app.example:80',
+      ].map((origin) => ({ origin: [origin] })),
       { origins: '*' },
     ],
-    good: [false, { origin: '*' }, { origin: [] }, { origin: ['https://app.example', 'http://localhost:5173'] }],
+    good: [
+      false,
+      { origin: '*' },
+      { origin: [] },
+      { origin: ['https://app.example', 'http://localhost:5173'] },
+      { origin: '*', allowedHeaders: undefined },
+      { origin: [], allowedHeaders: [] },
+      { origin: '*', allowedHeaders: ['X-Tenant', 'traceparent'] },
+      {
+        origin: [
+          'chrome-extension://abcdefghijklmnopabcdefghijklmnop',
+          'moz-extension://0b6a1d5e-1111-4222-8333-444455556666',
+          'safari-web-extension://0B6A1D5E-1111-4222-8333-444455556666',
+          'vscode-webview://1a2b3c',
+          'capacitor://localhost',
+          'tauri://localhost:1',
+          'app://obsidian.md',
+        ],
+      },
+    ],
   },
   bindSessions: { bad: notBoolean, good: [true, false] },
   onEvent: { bad: ['log', {}, null, true], good: [() => {}] },
@@ -162,6 +244,26 @@ describe('every option', () => {
       }
     });
   }
+
+  it('concurrency, which is gone, is warned of and ignored', async () => {
+    const program = `
+      import { JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
+      const warnings = [];
+      process.on('warning', ({ code, message }) => warnings.push([code, message]));
+      const keys = JSON.parse(process.env.TEST_KEYS);
+      for (const concurrency of [1, '1', null, 8]) {
+        new JWETokenVerifier({ keys, concurrency });
+        withAuth(() => {}, { keys, concurrency });
+      }
+      setImmediate(() => console.log(JSON.stringify(warnings.filter(([code]) => code === 'MCP_AUTH_OPTION'))));`;
+    const { stdout, stderr } = await run(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], {
+      cwd: root,
+      env: { TEST_KEYS: JSON.stringify(keys) },
+    });
+    const warnings: [string, string][] = JSON.parse(stdout || stderr);
+    assert.equal(warnings.length, 1, 'once');
+    assert.match(warnings[0]?.[1] ?? '', /"concurrency".*UV_THREADPOOL_SIZE/);
+  });
 
   it('is in this table', () => {
     // The message about an unknown option lists the known ones.
@@ -235,6 +337,7 @@ describe('options of a trusted issuer', () => {
       new URL('http://10.0.0.1/'),
     ].map((value): [string, Loose] => ['jwks', { jwks: value }]),
     ...[...notText, [''], ['a', 1]].map((value): [string, Loose] => ['audience', { audience: value }]),
+    ...[...notText].map((value): [string, Loose] => ['typ', { typ: value }]),
     ...['ES256', [], ['none'], ['HS256'], ['RS512'], ['ES256', 1], [''], ['es256'], null, {}].map(
       (value): [string, Loose] => ['algorithms', { algorithms: value }],
     ),
@@ -258,6 +361,9 @@ describe('options of a trusted issuer', () => {
       { audience: 'b' },
       { audience: ['b', 'c'] },
       { algorithms: ['RS256', 'EdDSA', 'Ed25519', 'ES256', 'PS256'] },
+      { typ: 'at+jwt' },
+      { typ: undefined },
+      { jwks: async () => issuer.jwks },
       ...['https://idp.example/', 'http://localhost:1/', 'http://127.0.0.1:1/', 'http://[::1]:1/'].map((url) => ({
         jwks: new URL(url),
       })),
@@ -285,8 +391,8 @@ describe('options that exclude each other', () => {
       requireExp: true,
       claimsMember: 'data',
       cache: false,
-      concurrency: 1,
       maxPending: 1,
+      isRevoked: () => false,
       now: () => 0,
     };
     assert.deepEqual(Object.keys(values).sort(), Object.keys(verifierTable).sort());
@@ -332,11 +438,16 @@ describe('options that exclude each other', () => {
       make({ keys, audience: 'a', trustedIssuers: [issuer], requireExp: true });
     }
     for (const make of Object.values(wrappers)) {
-      refuses(
-        () => make({ keys, openidConfiguration: true }),
-        /"openidConfiguration".*"resource"/,
-        'openidConfiguration',
-      );
+      for (const [name, value] of [
+        ['openidConfiguration', true],
+        ['jwksUri', 'https://mcp.example/keys'],
+        ['authorizationServers', ['https://login.example']],
+      ] as const) {
+        refuses(() => make({ keys, [name]: value }), new RegExp(`"${name}".*"resource"`), name);
+        make({ keys, resource: 'https://mcp.example', [name]: value });
+      }
+      for (const server of ['http://127.0.0.1:9/', 'http://localhost', 'http://[::1]:1/a', 'https://login.example/a/b'])
+        make({ keys, resource: 'https://mcp.example', authorizationServers: [server] });
       make({ keys, trustedIssuers: [issuer], resource: 'https://mcp.example' });
       make({
         keys,

@@ -8,6 +8,42 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { type Law, law } from './laws.ts';
 import { keyPair, type Scope, serve } from '../support/support.ts';
 
+/** Hosts of this server on loopback (an IP literal, localhost and what is below it), and others. */
+const HOSTS = {
+  own: [
+    'localhost',
+    'LocalHost:81',
+    'localhost.',
+    'a.localhost',
+    '127.0.0.1',
+    '10.1.2.3:443',
+    '[::1]:8080',
+    '[fe80::1]',
+    '',
+  ],
+  foreign: [
+    'a',
+    'evil.example',
+    'evil.example:80',
+    'localhost.evil.example',
+    'xlocalhost',
+    'local',
+    '127.0.0.1.nip.example',
+  ],
+};
+/** Origins that are of this very server, by the Host beside which they are. */
+const OWN_ORIGINS: Record<string, string[]> = {
+  'http://localhost': ['localhost'],
+  'https://localhost': ['localhost'],
+  'http://localhost:81': ['LocalHost:81'],
+  'https://10.1.2.3': ['10.1.2.3:443'],
+  'http://[::1]:8080': ['[::1]:8080'],
+  'https://127.0.0.1': ['127.0.0.1'],
+  'http://evil.example': [], // although that is what Host says
+  'http://LOCALHOST': [],
+  'http://localhost/': [],
+};
+
 interface Field {
   name: string;
   separator: string;
@@ -112,12 +148,15 @@ function messages(valid: string[], bad: string[]): fc.Arbitrary<{ first: Message
     plain('Connection', 'close', 'keep-alive', 'authorization', 'upgrade', 'upgrade, authorization'),
     plain('Upgrade', 'websocket', 'h2c'),
     plain('Expect', '100-continue', '200-ok'),
-    plain('Origin', 'null', 'https://evil.example', ''),
-    plain('Host', 'a', 'b', ''),
+    plain('Origin', 'null', 'https://evil.example', '', ...Object.keys(OWN_ORIGINS)),
+    plain('Host', ...HOSTS.own, ...HOSTS.foreign),
     plain('X-Forwarded-Uri', '/health', '/.well-known/jwks.json'),
     plain('X-HTTP-Method-Override', 'OPTIONS'),
     plain('Access-Control-Request-Method', 'GET'),
-    plain('Mcp-Session-Id', 's', 's2'),
+    {
+      weight: 2,
+      arbitrary: plain('Mcp-Session-Id', 's', 's2', 's3', 's4', '', 's s2', 's,s2', 's\xa0', '\xa0', 's\te'),
+    },
     fc.record({
       name: fc.string({ unit: 'binary', maxLength: 8 }),
       separator,
@@ -182,6 +221,7 @@ function messages(valid: string[], bad: string[]): fc.Arbitrary<{ first: Message
     },
   );
   const host = { name: 'Host', separator: ': ', value: 'localhost' };
+  const named = plain('Host', ...HOSTS.own, ...HOSTS.foreign).map((field) => ({ ...field, separator: ': ' }));
   const odd = fc.record({
     method,
     target,
@@ -192,7 +232,10 @@ function messages(valid: string[], bad: string[]): fc.Arbitrary<{ first: Message
     ),
     fields: fc
       .tuple(
-        fc.constantFrom([host], [host], [host], []),
+        fc.oneof(
+          { weight: 6, arbitrary: fc.constantFrom([host], [host], [host], []) },
+          { weight: 2, arbitrary: named.map((field) => [field]) },
+        ),
         fc.array(fc.oneof({ weight: 2, arbitrary: authorization }, { weight: 1, arbitrary: other }), { maxLength: 4 }),
       )
       .map(([some, more]) => [...some, ...more]),
@@ -223,21 +266,33 @@ function messages(valid: string[], bad: string[]): fc.Arbitrary<{ first: Message
 }
 
 /** What the contract says of a request as Node read it: the status, and whose the handler may be (null: nobody's). */
-function contract(
-  { method, url = '', rawHeaders }: IncomingMessage,
-  users: Map<string, string>,
-): { status: number; user?: string | null } {
+interface Expected {
+  status: number;
+  user?: string | null;
+  /** The session that is used, which may turn out to be another's: then it is 404, and the handler does not run. */
+  session?: string;
+}
+
+function contract({ method, url = '', rawHeaders }: IncomingMessage, users: Map<string, string>): Expected {
   const values = (wanted: string): string[] =>
     rawHeaders.flatMap((name, at) => (at % 2 === 0 && name.toLowerCase() === wanted ? (rawHeaders[at + 1] ?? '') : []));
   const [path] = url.split('?');
   if (path === '/.well-known/jwks.json')
     return { status: method === 'GET' || method === 'HEAD' ? 200 : method === 'OPTIONS' ? 204 : 405 };
-  if (values('origin').length > 0) return { status: 403 };
+  const [hosts, origins] = [values('host'), values('origin')];
+  if (hosts.length > 1 || origins.length > 1) return { status: 400 };
+  const [host = '', origin] = [hosts[0], origins[0]];
+  if (host !== '' && !HOSTS.own.includes(host)) return { status: 403 };
+  if (origin !== undefined && !OWN_ORIGINS[origin]?.includes(host)) return { status: 403 };
   if (path === '/health') return { status: 200, user: null };
   const tokens = values('authorization');
   if (tokens.length > 1) return { status: 400 };
   const user = users.get(/^bearer +(.*)$/is.exec(tokens[0] ?? '')?.[1] ?? '');
-  return user === undefined ? { status: 401 } : { status: 200, user };
+  if (user === undefined) return { status: 401 };
+  const [session, ...more] = values('mcp-session-id');
+  if (more.length > 0) return { status: 400 };
+  if (session === undefined || session === '') return { status: 200, user };
+  return /[^\x21-\x7e]/.test(session) ? { status: 400 } : { status: 200, user, session };
 }
 
 interface Exchange {
@@ -271,11 +326,13 @@ export async function httpLaws(scope: Scope): Promise<Law[]> {
   const exchangeOf = ({ socket }: IncomingMessage): Exchange =>
     exchanges.get(socket) ?? assert.fail('a request on an unknown connection');
   const ran = new WeakMap<IncomingMessage, string | null>();
+  /** Whose requests reached the handler in a session. */
+  const members = new Map<string, string>();
   let sessions = 0;
   const gate = withAuth(
     async (req, res) => {
       const { problems } = exchangeOf(req);
-      const { user: expected } = contract(req, users);
+      const { user: expected, session } = contract(req, users);
       const look = (when: string): void => {
         const user = getUser<{ who?: string }>().who ?? null;
         if (expected === undefined || user !== expected)
@@ -285,11 +342,16 @@ export async function httpLaws(scope: Scope): Promise<Law[]> {
       };
       ran.set(req, getUser<{ who?: string }>().who ?? null);
       look('at once');
+      if (session !== undefined) {
+        const owner = members.get(session) ?? expected;
+        if (owner !== expected) problems.push(`${expected} is in the session ${session} of ${owner}`);
+        members.set(session, String(expected));
+      }
       req.on('data', () => look('in data'));
       res.on('finish', () => look('in finish'));
       await turn();
       look('a turn later');
-      res.setHeader('Mcp-Session-Id', `session ${(sessions += 1)}`);
+      res.setHeader('Mcp-Session-Id', `opened-${(sessions += 1) % 50}`); // too few to push out the others
       res.end('hello');
     },
     { keys: privateJwk, publicPaths: ['/health'], clockTolerance: 0 },
@@ -300,8 +362,10 @@ export async function httpLaws(scope: Scope): Promise<Law[]> {
     exchange.seen += 1;
     res.once('close', () => {
       exchange.finished += 1;
-      const { status, user } = contract(req, users);
+      const expected = contract(req, users);
       const handled = ran.get(req);
+      const isForeign = expected.session !== undefined && res.statusCode === 404 && handled === undefined;
+      const { status, user } = isForeign ? { status: 404 } : { user: undefined, ...expected };
       if (!res.writableFinished) return; // the connection went before
       if (res.statusCode !== status || handled !== user)
         exchange.problems.push(

@@ -14,6 +14,7 @@ import { createPrivateKey, sign } from 'node:crypto';
 import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { inspect, isDeepStrictEqual } from 'node:util';
 import { type Law, law, type Verdict, verdictOf } from './laws.ts';
 import { AUDIENCE, b64u, sealByHand, signingPair } from './tokens.ts';
@@ -338,26 +339,33 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
           const plan = planned[index] ?? assert.fail();
           const token = tokens.get(index) ?? mint(plan, signed);
           tokens.set(index, token);
-          const wasFailing = failing.size > 0;
-          const [one, other] = await Promise.all([
-            verdictOf(cached.authenticate(token)),
-            verdictOf(uncached.authenticate(token)),
-          ]);
-          const [mine, theirs] = [describe(one), describe(other)];
-          // Each fetches the issuer's keys for itself, and does not wait for an issuer that is down while it has a set.
-          const otherKeys =
-            signed && (wasFailing || !isDeepStrictEqual(fetched.get('/cached'), fetched.get('/uncached')));
-          assert.ok(
-            isDeepStrictEqual(mine, theirs) || otherKeys,
-            `with the cache ${inspect(mine)}, without ${inspect(theirs)}`,
-          );
-          // 5 s from the last look there is one before the verdict, so that the file alone decides.
-          if (!signed && file && asked.every((time) => Math.abs(now - time) >= 5))
-            assert.equal(mine.status, expectedStatus(plan, file), 'not what the key file says');
+          // 10 s from the last look there is one before the verdict, so that the file alone decides.
+          const current = !signed && file && asked.every((time) => Math.abs(now - time) > 10) ? file : undefined;
+          const judge = async (): Promise<string | undefined> => {
+            const wasFailing = failing.size > 0;
+            const [one, other] = await Promise.all([
+              verdictOf(cached.authenticate(token)),
+              verdictOf(uncached.authenticate(token)),
+            ]);
+            const [mine, theirs] = [describe(one), describe(other)];
+            // Each fetches the issuer's keys for itself, and does not wait for an issuer that is down while it has a set.
+            const otherKeys =
+              signed && (wasFailing || !isDeepStrictEqual(fetched.get('/cached'), fetched.get('/uncached')));
+            if (!isDeepStrictEqual(mine, theirs) && !otherKeys)
+              return `with the cache ${inspect(mine)}, without ${inspect(theirs)}`;
+            return current && mine.status !== expectedStatus(plan, current) ? 'not what the key file says' : undefined;
+          };
+          // The timer may just have looked for one of the two, or before the file was written: then it does so again.
+          let problem = await judge();
+          for (let looks = 0; problem !== undefined && looks < 3; looks += 1) {
+            await delay(1100);
+            problem = await judge();
+          }
+          assert.equal(problem, undefined);
           asked.push(now);
         }
       }
-      rmSync(path, { force: true });
+      write([{ key: 0, nbf: undefined, exp: undefined }]); // the timer looks until the verifiers are collected
     },
   );
 

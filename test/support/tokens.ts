@@ -187,10 +187,14 @@ const MESSAGES: Partial<Record<RefusalReason, string>> = {
   undecryptable: UNIFORM,
   signature: UNIFORM,
   claims: UNIFORM,
+  unsafe_integer: UNIFORM,
+  cnf: UNIFORM,
+  typ: UNIFORM,
   expired: 'The access token has expired',
   not_yet_valid: 'The access token is not valid yet',
   issuer: 'The access token is from another issuer',
   audience: 'The access token is for another audience',
+  revoked: 'The access token has been revoked',
 };
 
 /** Holds that the token was refused for this reason, with the code, status and text that belong to it, nothing else. */

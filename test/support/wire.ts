@@ -101,7 +101,13 @@ export function exchangeHttp2(port: number, fields: [name: string, value: string
       length.push(rest < 128 ? rest : (rest & 127) | 128);
     return Buffer.concat([Buffer.from(length), octets]);
   };
-  const all = [[':method', 'GET'], [':scheme', 'http'], [':authority', 'a'], [':path', '/'], ...fields] as const;
+  const all = [
+    [':method', 'GET'],
+    [':scheme', 'http'],
+    [':authority', 'localhost'],
+    [':path', '/'],
+    ...fields,
+  ] as const;
   const block = Buffer.concat(all.flatMap(([name, value]) => [Buffer.of(0), literal(name), literal(value)]));
   return new Promise((resolve, reject) => {
     const socket = connect(port, '127.0.0.1');

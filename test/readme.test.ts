@@ -559,6 +559,16 @@ describe('the tables of the API', () => {
   });
 });
 
+it('the table of hosts has the lines that the examples have', () => {
+  for (const [host = '', lines = ''] of table('Hosts')) {
+    const files = [...host.matchAll(/\]\((examples\/hosts\/[^)]+)\)/g)].map(([, file = '']) => file);
+    assert.ok(files.length > 0, host);
+    const counts = files.map((file) => readFileSync(join(root, file), 'utf8').trimEnd().split('\n').length);
+    const [least, most] = [Math.min(...counts), Math.max(...counts)];
+    assert.equal(lines, least === most ? `${least}` : `${least} to ${most}`, host);
+  }
+});
+
 describe('the text', () => {
   it('names the version that is built', () => {
     const names = [...readme.matchAll(/[\w.-]+\.tgz/g)].map(([name]) => name);

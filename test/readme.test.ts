@@ -258,9 +258,7 @@ describe('the shell blocks', () => {
   it('with the MCP inspector: call the tool', inspected(), async (t) => {
     const cwd = project('inspector');
     const url = await start(t, cwd, ['mcp-server.mjs'], await saveKeys(cwd));
-    symlinkSync(join(runtimes, '@modelcontextprotocol/inspector'), join(cwd, 'node_modules/inspector'));
     const bin = join(runtimes, '@modelcontextprotocol/inspector/clients/launcher/build/index.js');
-    symlinkSync(bin, join(cwd, 'node_modules/.bin/inspector'));
     const command = here(inspector, url).replace('npx @modelcontextprotocol/inspector', `node ${bin}`);
     const { code, stdout, stderr } = await bash(cwd, command, join(runtimes, 'node24/bin'));
     assert.equal(code, 0, stderr);
@@ -640,6 +638,15 @@ describe('the text', () => {
       'text',
       'ts',
     ]);
+  });
+
+  it('of test/README.md names every suite and helper', () => {
+    const rooms = readFileSync(join(root, 'test/README.md'), 'utf8');
+    const named = [...rooms.matchAll(/^\| (`.+?`) \|/gm)].flatMap(([, cell]) => codeIn(cell)).sort();
+    const files = ['', 'support', 'properties', 'types'].flatMap((room) =>
+      readdirSync(join(root, 'test', room)).filter((file) => /\.(ts|yml)$/.test(file) || file === 'producers'),
+    );
+    assert.deepEqual(named, files.map((file) => (file === 'producers' ? 'producers/' : file)).sort());
   });
 
   it('links to files and headings that exist', () => {

@@ -532,7 +532,6 @@ describe('first use', () => {
       ['Mcp-Session-Id: a\tb\r\n', format],
       ['Mcp-Session-Id: \xe9\r\n', format],
       ['Mcp-Session-Id: \xff\r\n', format],
-      ['Mcp-Session-Id: a\x7f\r\n', format],
       ['Mcp-Session-Id: a, b\r\n', format],
       ['Mcp-Session-Id: a\r\nMcp-Session-Id: b\r\n', twice],
       ['Mcp-Session-Id: a\r\nmcp-session-id: a\r\n', twice],

@@ -545,7 +545,7 @@ describe('the file that is no key file', { concurrency: 8 }, () => {
   }
 });
 
-test('another cause of a failure is another event and another warning, and a return of the first one too', async (t) => {
+test('another cause is another event and another warning, the return of the first one an event', async (t) => {
   const path = write(setOf(a));
   const { events } = await follow(t, path);
   const causes: [Spoil, string][] = [

@@ -2438,6 +2438,7 @@ class Policy {
   /** The last Host that was this server's, which the next one mostly is. */
   #ownHost: string | undefined;
   readonly #origins: Set<string>;
+  readonly #allowedHeaders: readonly string[];
   readonly #audience: readonly string[];
   readonly #server: { resource: string | undefined; resourceMetadataUrl: string | undefined };
   readonly #listeners: readonly Listener[];
@@ -2461,6 +2462,7 @@ class Policy {
       [...allowedHosts, hostname ?? []].flat().map((host) => host.toLowerCase().replace(/\.$/, '')),
     );
     this.#origins = new Set([...(origin === undefined ? [] : [origin]), ...(cors ? cors.origin : [])]);
+    this.#allowedHeaders = [...PREFLIGHT_HEADERS, this.#tokenHeader, ...((cors && cors.allowedHeaders) || [])];
     this.#audience = resource === undefined ? [] : namesOf(resource);
     this.#server = { resource, resourceMetadataUrl: resource === undefined ? undefined : metadataUrl(resource) };
     this.#listeners = onEvent ? [onEvent] : [];
@@ -2665,11 +2667,9 @@ class Policy {
   }
 
   #preflight(head: Head): Answer {
-    const { cors } = this.#options;
     const asked = (head.field('access-control-request-headers') ?? '').split(',').map((name) => name.trim());
     const parameters = asked.filter((name) => /^mcp-param-[a-z0-9_-]+$/i.test(name));
-    const more = (cors && cors.allowedHeaders) || [];
-    const allowed = new Set([...PREFLIGHT_HEADERS, this.#tokenHeader, ...more, ...parameters]);
+    const allowed = new Set([...this.#allowedHeaders, ...parameters]);
     const headers = {
       ...this.#headers(head),
       'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',

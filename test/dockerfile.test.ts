@@ -1,5 +1,6 @@
-// examples/Dockerfile: no engine is here to build it, so its steps are taken one by one in folders, and what it
-// would run is started. That leaves out the base image: the Node of this run takes its place, and no Debian package is installed.
+// examples/Dockerfile: no engine is here to build it, so its steps are taken one by one in folders, and what it would
+// run is started. That leaves out the base image: the Node of this run takes its place, and no Debian package is
+// installed.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync } from 'node:fs';

@@ -1294,11 +1294,13 @@ function notify(listener: Listener, event: AuthEvent): void {
   }
 }
 
-/** Where an exception of our own came from, for the operator; its text may quote what it was thrown over. */
+/** Where an exception of our own came from, for the operator. Its text may quote what it was thrown over. */
 function warnOfFault(error: unknown): void {
-  const [, place = ''] = /\n\s+at ([^\n]*)/.exec(error instanceof Error ? (error.stack ?? '') : '') ?? [];
-  const name = error instanceof Error ? error.name : typeof error;
-  warnOnce('MCP_AUTH_FAILED', `mcp-auth-middleware failed and answered 500: ${printable(`${name} at ${place}`)}`);
+  const { name = '', message = '', stack = '' } = error instanceof Error ? error : {};
+  const trace = String(stack).slice(message === '' ? 0 : String(stack).lastIndexOf(message) + message.length);
+  const [, place = 'an unknown place'] = /\n\s+at ([^\n]*:\d+:\d+\)?)/.exec(trace) ?? [];
+  const kind = /^[A-Za-z]{1,40}$/.test(name) ? name : 'an exception';
+  warnOnce('MCP_AUTH_FAILED', `mcp-auth-middleware failed and answered 500: ${kind} at ${printable(place)}`);
 }
 
 // ## Key sets
@@ -1426,8 +1428,10 @@ function codeOf(error: unknown): string {
   return error instanceof Error ? error.name : 'unknown';
 }
 
-/** The one look at a key file under way in this process: four that hang would take the thread pool, RSA with it. */
-let look: { owner: object; began: number; done: Promise<void> } | undefined;
+/** Looks at key files, one at a time in this process: four that hang would take the thread pool, RSA with it. */
+let looks: Promise<void> = Promise.resolve();
+/** The one under way. */
+let look: { owner: object; began: number } | undefined;
 
 /** The server's private keys: all decrypt until they expire, one is published. A file is looked at once a second. */
 class DecryptionKeys implements Refreshed {
@@ -1469,7 +1473,10 @@ class DecryptionKeys implements Refreshed {
     if (this.#path === undefined || this.#catchingUp) return this.#catchingUp;
     const hangs = look !== undefined && performance.now() - look.began > 1000;
     if (Math.abs(now - this.#begun) <= 10 || hangs) return undefined;
-    this.#catchingUp = within(1000, this.#lookSoon(this.#path), () => {}).finally(() => {
+    const path = this.#path;
+    // A look that is under way began before the freeze.
+    const again = (this.#looking ?? Promise.resolve()).then(() => this.#lookSoon(path));
+    this.#catchingUp = within(1000, again, () => {}).finally(() => {
       this.#catchingUp = undefined;
     });
     return this.#catchingUp;
@@ -1502,23 +1509,19 @@ class DecryptionKeys implements Refreshed {
     };
   }
 
-  /** When no other look is under way. */
+  /** When its turn comes. The queue keeps no verifier that nobody uses. */
   #lookSoon(path: string): Promise<void> {
-    const inTurn = async (): Promise<void> => {
-      while (look) await look.done;
-      const done = this.#look(path);
-      look = { owner: this, began: performance.now(), done };
-      await done;
-      look = undefined;
-    };
-    this.#looking ??= inTurn().finally(() => {
-      this.#looking = undefined;
+    const owner = new WeakRef(this);
+    this.#looking ??= looks = looks.then(() => {
+      const keys = owner.deref();
+      return keys && keys.#look(path);
     });
     return this.#looking;
   }
 
   /** Never rejects: after a bad file the last good keys go on. */
   async #look(path: string): Promise<void> {
+    look = { owner: this, began: performance.now() };
     try {
       this.#begun = this.#now();
       const changed = await context.run(NOBODY, () => this.#reload(path));
@@ -1526,6 +1529,9 @@ class DecryptionKeys implements Refreshed {
       if (changed) this.#report(this.describe(this.#now()));
     } catch (error) {
       this.#failed(unreadable(path, error));
+    } finally {
+      look = undefined;
+      this.#looking = undefined;
     }
   }
 
@@ -2126,8 +2132,9 @@ class Verifier {
     const jws = parseJws(plaintext);
     const claims = readClaims(jws.payload);
     const issuer = pickIssuer(claims, this.#issuers);
-    await issuer.update(this.now());
-    if (fittingKeys(jws, issuer.keys).length === 0) await issuer.refresh(this.now());
+    const update = issuer.update(this.now());
+    if (update) await update;
+    else if (fittingKeys(jws, issuer.keys).length === 0) await issuer.refresh(this.now());
     if (!issuer.isUsable(this.now())) throw new AuthError('issuer_unavailable');
     return { claims, signer: { issuer, keyId: verifyNested(jws, issuer).id } };
   }
@@ -2473,10 +2480,14 @@ class Policy {
     }
   }
 
-  /** What went wrong here outside the verdict. Changes no answer. */
-  report(error: unknown): void {
+  /** What went wrong outside the verdict: an answer that could not be given, a request that could not be read. */
+  fail(error: unknown): Answer {
+    const refusal = new AuthError('failed');
+    const { status, reason } = refusal;
     warnOfFault(error);
-    tell(this.#listeners, { type: 'failed', reason: 'failed' });
+    tell(this.#listeners, { type: 'failed', reason, status });
+    const headers = { 'content-type': 'application/json', 'cache-control': 'no-store' };
+    return { status, headers, body: refusalBody(refusal) };
   }
 
   #decide(head: Head, started: number): Decision | Promise<Decision> {
@@ -2679,7 +2690,7 @@ const BINDING: unique symbol = Symbol.for('mcp-auth-middleware/1 request');
 /** The context of a request, or of the one that is being handled. */
 function contextOf(request: object | undefined): RequestContext {
   if (request === undefined) return context.getStore() ?? NOBODY;
-  const bound = Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
+  const bound = request !== null && Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
   // A wrapper must not look like an empty user.
   check(
     bound,
@@ -2729,15 +2740,14 @@ function describeAuth({ auth, resource, resourceMetadataUrl }: RequestContext): 
 
 /**
  * Runs a function as a user: a WebSocket's messages, a server on stdio, a tool's unit test.
- * @param auth what `authenticate` gave; or `{ user }` with any claims, which are copied and frozen
+ * @param auth what `authenticate` gave, or `{ user }` with any claims; they are copied and frozen
  * @returns what `run` returns
  * @throws KeyError when `user` is no object; AuthError for claims beyond the limits of a token
  */
 export function runAs<R>(auth: { user: AuthUser } & Partial<Auth>, run: () => R): R {
   check(isObject(auth) && isObject(auth.user), 'option', 'runAs needs { user }, an object of claims');
   const { user: given, token = '', signed = false, issuer, keyId = '', scopes, expiresAt = given.exp } = auth;
-  const own = Object.isFrozen(given) && Object.getPrototypeOf(given) === null; // this file made it
-  const user = own ? given : (freezeJson({ ...given }, { nodes: 1000 }) as AuthUser);
+  const user = freezeJson(given, { nodes: 1000 }) as AuthUser;
   const known: Auth = {
     user,
     token,
@@ -2931,7 +2941,7 @@ function enter({ context: request, headers, binding }: Admission, req: RequestLi
   }
   if (request.auth) req.auth = describeAuth(request);
   else if (req.auth !== undefined) {
-    delete req.auth; // whoever set it, it is not this request's
+    Reflect.deleteProperty(req, 'auth'); // whoever set it, it is not this request's
     if (req.auth !== undefined) req.auth = undefined;
   }
   Binding.bind(req, request, undefined);
@@ -2947,14 +2957,14 @@ const isOver = (req: RequestLike, res: ResponseLike): boolean =>
 
 /**
  * Decides, and answers or lets the handler run in the request's context.
- * @param fail gets what went wrong here; what the handler throws goes its own way
+ * @param fail gets what went wrong here and the answer to that; what the handler throws goes its own way
  */
 function serve(
   policy: Policy,
   req: RequestLike,
   res: ResponseLike,
   proceed: () => unknown,
-  fail: (error: unknown) => void,
+  fail: (error: unknown, answer: Answer) => void,
 ): unknown {
   const carryOut = (decision: Decision): unknown => {
     if (isOver(req, res)) return undefined;
@@ -2962,7 +2972,7 @@ function serve(
       if ('status' in decision) return void sendAnswer(decision, isString(req.method) ? req.method : '', res);
       enter(decision, req, res);
     } catch (error) {
-      return fail(error);
+      return fail(error, policy.fail(error));
     }
     return context.run(decision.context, proceed);
   };
@@ -2971,7 +2981,7 @@ function serve(
   try {
     decision = policy.decide(new NodeHead(req));
   } catch (error) {
-    return fail(error);
+    return fail(error, policy.fail(error));
   }
   if (!(decision instanceof Promise)) return carryOut(decision);
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
@@ -2990,13 +3000,21 @@ export function withAuth<
   check(typeof handler === 'function', 'option', usage);
   const policy = new Policy(options);
   return function authenticated(this: unknown, req: Req, res: Res): unknown {
-    const fail = (error: unknown): void => {
-      const { stream, destroy }: ResponseLike = res;
-      policy.report(error);
-      if (destroy) Reflect.apply(destroy, res, []);
-      else stream?.destroy?.();
-    };
-    return serve(policy, req, res, () => Reflect.apply(handler, this, [req, res]), fail);
+    return serve(
+      policy,
+      req,
+      res,
+      () => Reflect.apply(handler, this, [req, res]),
+      (_error, answer) => {
+        try {
+          sendAnswer(answer, String(req.method), res);
+        } catch {
+          const { stream, destroy }: ResponseLike = res; // a head is out already
+          if (destroy) Reflect.apply(destroy, res, []);
+          else stream?.destroy?.();
+        }
+      },
+    );
   };
 }
 

@@ -23,13 +23,23 @@ function tsc(project) {
 for (const folder of folders) rmSync(join(root, folder), { recursive: true, force: true });
 tsc('tsconfig.json');
 rmSync(join(root, 'dist/cli.d.ts'));
+// No import statement is in it: an old Node, which lacks a name that the library imports, could say nothing but a stack trace, and
+// the file, copied into a project, must run whether that is of ES modules or of CommonJS.
+const old = `'error: mcp-auth-middleware needs Node 20.19, 22.3 or later, and this is ' + process.version`;
 await build({
   entryPoints: [join(root, 'cli.ts')],
   outfile: join(root, 'dist/cli.js'),
   bundle: true,
   platform: 'node',
-  format: 'esm',
-  target: 'node20.19',
+  format: 'cjs',
+  target: 'node12', // the oldest that is to read the file far enough for the line above
+  banner: {
+    js:
+      'var [major, minor] = process.versions.node.split(".").map(Number);\n' +
+      `if (major < 20 || (major === 20 && minor < 19) || !process.getBuiltinModule) { console.error(${old}); process.exit(1); }\n` +
+      '(function (require, module) {',
+  },
+  footer: { js: '})(process.getBuiltinModule, {});' },
   define: { VERSION: JSON.stringify(version) }, // the one file may be copied away from package.json
   allowOverwrite: true, // of what tsc emitted for cli.ts, which still imports ./mcp-auth.js
   logLevel: 'warning',

@@ -1,17 +1,41 @@
-// The same guard in front of the frameworks people use: what they hand over, and who answers when it refuses.
+// The same guard in front of what Node has: frameworks, fetch, https and HTTP/2; and the events that no request listener sees.
+// The examples of examples/hosts/, as processes of their own, are in hosts.test.ts.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import {
+  type ClientHttp2Session,
+  connect,
+  createSecureServer,
+  createServer,
+  type IncomingHttpHeaders,
+} from 'node:http2';
+import { createServer as createHttpsServer, request } from 'node:https';
+import { type AddressInfo, type Server } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
-import { serve as serveHono } from '@hono/node-server';
+import { setTimeout as delay } from 'node:timers/promises';
+import { getRequestListener, serve as serveHono } from '@hono/node-server';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { createMcpHandler, McpServer, WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/server';
 import express, { type ErrorRequestHandler } from 'express';
-import fastify from 'fastify';
-import { Hono } from 'hono';
+import fastify, { type FastifyInstance, type FastifyPluginCallback } from 'fastify';
+import { type Context, Hono, type Next } from 'hono';
+import Koa from 'koa';
 import { createMcpHandler as createVercelHandler } from 'mcp-handler';
-import { authMiddleware, type AuthOptions, getAuthInfo, getUser, withAuth, withAuthFetch } from 'mcp-auth-middleware';
+import {
+  AuthError,
+  authMiddleware,
+  type AuthOptions,
+  bearerToken,
+  getAuthInfo,
+  getUser,
+  JWETokenVerifier,
+  withAuth,
+  withAuthFetch,
+} from 'mcp-auth-middleware';
 import { type Scope, serve } from './support/support.js';
-import { ask, bearer, mint, serverKeys } from './support/wire.js';
+import { asHttp2, ask, bearer, exchange, guard, mint, serverKeys } from './support/wire.js';
 
 const JWKS = '/.well-known/jwks.json';
 const sub = (): string => String(getUser().sub ?? 'nobody');
@@ -173,9 +197,7 @@ describe('authMiddleware in', () => {
   it('Fastify, as an onRequest hook with the raw pair', async (t) => {
     const middleware = authMiddleware(await options());
     const app = fastify();
-    app.addHook('onRequest', (request, reply, done) =>
-      middleware(request.raw, reply.raw, (error) => done(error instanceof Error ? error : undefined)),
-    );
+    app.addHook('onRequest', (request, reply, done) => middleware(request.raw, reply.raw, done));
     app.all('/*', async () => {
       await null;
       return sub();
@@ -186,7 +208,6 @@ describe('authMiddleware in', () => {
 
   it('Koa, with the raw pair', async (t) => {
     const middleware = authMiddleware(await options());
-    const { default: Koa } = await importKoa();
     const app = new Koa();
     app.use(
       (ctx, next) =>
@@ -202,21 +223,6 @@ describe('authMiddleware in', () => {
     await holds(port);
   });
 });
-
-/** Koa brings no types; this is what is used of it. */
-interface KoaContext {
-  req: IncomingMessage;
-  res: ServerResponse;
-  body: unknown;
-}
-interface Koa {
-  use: (middleware: (ctx: KoaContext, next: () => Promise<void>) => Promise<void>) => void;
-  callback: () => RequestListener;
-}
-async function importKoa(): Promise<{ default: new () => Koa }> {
-  const name: string = 'koa';
-  return await import(name);
-}
 
 describe('withAuthFetch in', () => {
   const listen = async (scope: Scope, fetch: (request: Request) => Response | Promise<Response>): Promise<number> => {
@@ -243,13 +249,16 @@ describe('withAuthFetch in', () => {
 
   it('Hono, as its middleware', async (t) => {
     const app = new Hono();
-    const guarded = await options();
-    app.use('*', (c, next) =>
-      withAuthFetch(async () => {
+    const auth = withAuthFetch(
+      async (_request, c: Context, next: Next) => {
         await next();
         return c.res;
-      }, guarded)(c.req.raw),
+      },
+      await options(),
     );
+    app.use('*', async (c, next) => {
+      c.res = await auth(c.req.raw, c, next);
+    });
     app.all('*', async (c) => c.text(sub()));
     const port = await listen(t, app.fetch);
     assert.equal((await ask(port)).status, 401);
@@ -457,13 +466,12 @@ describe('withAuthFetch in', () => {
 });
 
 describe('authMiddleware and unexpected errors', () => {
-  it('gives an error that nobody expects to next', async (t) => {
-    const boom = new Error('no clock');
+  it('answers 500 when judging a token fails in a way that nobody foresaw, and goes on', async (t) => {
     let broken = false;
     const middleware = authMiddleware({
       keys: await serverKeys(),
       now: () => {
-        if (broken) throw boom;
+        if (broken) throw new Error('no clock');
         return Date.now() / 1000;
       },
     });
@@ -476,24 +484,480 @@ describe('authMiddleware and unexpected errors', () => {
     );
     const headers = await bearer({ sub: 'ada' });
     broken = true;
-    await ask(port, { headers });
+    const { status, body } = await ask(port, { headers });
+    assert.deepEqual([status, JSON.parse(body).error], [500, 'server_error']);
+    assert.ok(!body.includes('clock'));
     broken = false;
-    await ask(port, { headers });
-    assert.deepEqual(given, [boom, undefined]);
+    assert.equal((await ask(port, { headers })).status, 200);
+    assert.deepEqual(given, [undefined]);
   });
 
-  it('gives the error to next when someone before it has begun the answer', async (t) => {
+  it('gives an error of the response to next', async (t) => {
+    const boom = new Error('no head');
     const middleware = authMiddleware({ keys: await serverKeys(), cors: { origin: '*' } });
     const given: unknown[] = [];
     const { port } = await serve(t, (req, res) => {
-      res.flushHeaders();
+      const { setHeader, writeHead } = res;
+      const fail = (): never => {
+        throw boom;
+      };
+      Object.assign(res, { setHeader: fail, writeHead: fail });
       middleware(req, res, (error) => {
-        given.push(error instanceof Error && 'code' in error ? error.code : error);
-        res.end();
+        given.push(error);
+        Object.assign(res, { setHeader, writeHead }).end();
       });
     });
     const good = await bearer({ sub: 'ada' });
     for (const headers of [{}, { authorization: 'Bearer x' }, good, good]) await ask(port, { headers });
-    assert.deepEqual(given, Array(4).fill('ERR_HTTP_HEADERS_SENT'));
+    assert.deepEqual(given, Array(4).fill(boom));
+  });
+
+  it('leaves an answer that someone before it has begun to them', async (t) => {
+    const middleware = authMiddleware({ keys: await serverKeys(), cors: { origin: '*' } });
+    const { port } = await serve(t, (req, res) => {
+      res.writeHead(202).write('begun');
+      middleware(req, res, () => assert.fail('never goes on'));
+      setTimeout(() => res.end(', and ended'), 50);
+    });
+    const good = await bearer({ sub: 'ada' });
+    for (const headers of [{}, { authorization: 'Bearer x' }, good, good]) {
+      const { status, body } = await ask(port, { headers });
+      assert.deepEqual([status, body], [202, 'begun, and ended']);
+    }
+  });
+});
+
+// ## What the examples of examples/hosts/ warn of
+// ------------------------------------------------
+
+describe('mounts and hooks that lose something', () => {
+  const open = async (t: Scope, app: FastifyInstance): Promise<number> => {
+    t.after(() => app.close());
+    return Number(new URL(await app.listen({ port: 0, host: '127.0.0.1' })).port);
+  };
+  const known = (): Promise<{ authorization: string }> => bearer({ sub: 'ada' });
+
+  it('an async hook of Fastify leaves the context, and getUser(request.raw) still knows the user', async (t) => {
+    const middleware = authMiddleware(await options());
+    const app = fastify();
+    app.addHook('onRequest', async (request, reply) => {
+      await new Promise((resolve) => middleware(request.raw, reply.raw, resolve));
+    });
+    app.get('/mcp', (request, reply) => void reply.send(`${sub()} ${getUser(request.raw).sub}`));
+    app.get('/wrapper', (request, reply) => void reply.send(getUser(request)));
+    const port = await open(t, app);
+    assert.equal((await ask(port, { headers: await known() })).body, 'nobody ada');
+    const wrapped = await ask(port, { path: '/wrapper', headers: await known() });
+    assert.deepEqual([wrapped.status, JSON.parse(wrapped.body).code], [500, 'option']);
+  });
+
+  it('a Fastify plugin without fastify-plugin guards nothing beside it', async (t) => {
+    const middleware = authMiddleware(await options());
+    const plugin: FastifyPluginCallback = (scope, _options, done) => {
+      scope.addHook('onRequest', (request, reply, next) => middleware(request.raw, reply.raw, next));
+      done();
+    };
+    const app = fastify().register(plugin);
+    app.get('/mcp', (_request, reply) => void reply.send(sub()));
+    const port = await open(t, app);
+    const { status, body } = await ask(port);
+    assert.deepEqual([status, body], [200, 'nobody']);
+    assert.equal((await ask(port, { path: JWKS })).status, 404);
+  });
+
+  it('a guard on one path of Express hides the public key, unless /.well-known is its too', async (t) => {
+    for (const [paths, status] of [
+      [['/mcp'], 404],
+      [['/mcp', '/.well-known'], 200],
+    ] as const) {
+      const app = express();
+      app.use([...paths], authMiddleware(await options()));
+      const { port } = await serve(t, app);
+      assert.equal((await ask(port, { path: JWKS })).status, status);
+      assert.equal((await ask(port)).status, 401);
+    }
+  });
+
+  it('a response that Hono’s middleware returns is dropped, and with it the headers for pages', async (t) => {
+    const origin = 'https://app.example';
+    const auth = withAuthFetch(
+      async (_request, c: Context, next: Next) => {
+        await next();
+        return new Response(c.res.body, c.res);
+      },
+      { ...(await options()), cors: { origin: [origin] } },
+    );
+    const returned = new Hono().use((c, next) => auth(c.req.raw, c, next)).all('*', (c) => c.text(sub()));
+    const assigned = new Hono()
+      .use(async (c, next) => {
+        c.res = await auth(c.req.raw, c, next);
+      })
+      .all('*', (c) => c.text(sub()));
+    for (const [app, allowed] of [
+      [returned, undefined],
+      [assigned, origin],
+    ] as const) {
+      const { port } = await serve(t, getRequestListener(app.fetch));
+      const { body, headers } = await ask(port, { headers: { ...(await known()), origin } });
+      assert.deepEqual([body, headers['access-control-allow-origin']], ['ada', allowed]);
+    }
+  });
+
+  it('a fetch transport without authInfo leaves the SDK without it, while getUser() knows the user', async (t) => {
+    const mcp = createMcpHandler(() => {
+      const server = new McpServer({ name: 'hello', version: '1.0.0' });
+      server.registerTool('whoami', { description: 'Says who is asking' }, ({ http }) => ({
+        content: [{ type: 'text', text: `${sub()} ${String(http?.authInfo?.clientId)}` }],
+      }));
+      return server;
+    });
+    const call = { jsonrpc: '2.0', id: 1, method: 'tools/call', params: { name: 'whoami', arguments: {} } };
+    const headers = {
+      ...(await known()),
+      'content-type': 'application/json',
+      accept: 'application/json, text/event-stream',
+    };
+    for (const [handler, text] of [
+      [(request: Request) => mcp.fetch(request), 'ada undefined'],
+      [(request: Request) => mcp.fetch(request, { authInfo: getAuthInfo() }), 'ada ada'],
+    ] as const) {
+      const { port } = await serve(t, getRequestListener(withAuthFetch(handler, await options())));
+      const { body } = await ask(port, { method: 'POST', headers, body: JSON.stringify(call) });
+      assert.ok(body.includes(`"text":"${text}"`), body);
+    }
+  });
+});
+
+// ## Node's other servers
+// ----------------------
+
+// TLS with a key both sides have (RFC 4279): it needs no certificate.
+const psk = Buffer.alloc(32, 7);
+const tls = { ciphers: 'PSK', minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' } as const;
+const serverTls = { ...tls, pskIdentityHint: 'test', pskCallback: () => psk };
+const clientTls = { ...tls, pskCallback: () => ({ psk, identity: 'test' }), checkServerIdentity: () => undefined };
+
+async function listenOn(scope: Scope, server: Server): Promise<number> {
+  server.listen(0, '127.0.0.1');
+  scope.after(() => server.close());
+  await once(server, 'listening');
+  return (server.address() as AddressInfo).port;
+}
+
+async function connectHttp2(scope: Scope, origin: string): Promise<ClientHttp2Session> {
+  const client = connect(origin, origin.startsWith('https') ? clientTls : {});
+  scope.after(() => client.destroy());
+  await once(client, 'connect');
+  return client;
+}
+
+interface Http2Answer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: string;
+}
+async function fetchOver(
+  client: ClientHttp2Session,
+  headers: Record<string, string> = {},
+  body?: string,
+): Promise<Http2Answer> {
+  const stream = client.request(
+    { ':path': '/mcp', ...(body !== undefined && { ':method': 'POST' }), ...headers },
+    { endStream: body === undefined },
+  );
+  const answered = once(stream, 'response');
+  if (body !== undefined) {
+    stream.write(body.slice(0, 1));
+    await delay(2);
+    stream.end(body.slice(1));
+  }
+  const [{ ':status': status, date: _date, ...rest }] = await answered;
+  return { status: Number(status), headers: Object.fromEntries(Object.entries(rest)), body: await text(stream) }; // and no symbol of Node's
+}
+
+/** Who asks, at every moment of a request. */
+const everywhere: RequestListener = async (req, res) => {
+  const seen: unknown[] = [getUser().sub ?? 'nobody'];
+  const look = (): void => {
+    seen.push(getUser().sub ?? 'nobody');
+  };
+  res.on('finish', look).on('close', () => {
+    look();
+    finished.push(new Set(seen).size);
+  });
+  const read = once(req.on('data', look).on('end', look), 'end');
+  await delay(Math.random() * 5);
+  look();
+  await read;
+  setTimeout(() => {
+    look();
+    res.setHeader('content-type', 'application/json');
+    res.end(JSON.stringify([...new Set(seen)]));
+  }, 1);
+};
+const finished: number[] = [];
+
+describe('over HTTP/2', () => {
+  for (const scheme of ['http', 'https'] as const) {
+    const start = async (
+      t: Scope,
+      handler: RequestListener,
+      options: AuthOptions = {},
+    ): Promise<ClientHttp2Session> => {
+      const listener = asHttp2(withAuth(handler, { keys: await serverKeys(), ...options }));
+      const port = await listenOn(
+        t,
+        scheme === 'http' ? createServer(listener) : createSecureServer(serverTls, listener),
+      );
+      return connectHttp2(t, `${scheme}://127.0.0.1:${port}`);
+    };
+
+    it(`(${scheme}) requests get the same answers as over HTTP/1`, async (t) => {
+      const options: AuthOptions = {
+        resource: 'https://mcp.example/mcp',
+        cors: { origin: ['https://app.example'] },
+        requiredClaims: ['email'],
+        publicPaths: ['/open'],
+      };
+      const handler: RequestListener = (_req, res) => {
+        res.setHeader('content-type', 'text/plain');
+        res.end(String(getUser()['email']));
+      };
+      const client = await start(t, handler, options);
+      const { port } = await guard(t, options, handler);
+      const rows: Record<string, string>[] = [
+        {},
+        { authorization: 'Bearer x' },
+        await bearer({ email: 'e' }),
+        await bearer({}),
+        { origin: 'https://evil.example' },
+        { ':path': '/open' },
+        { ':path': '/open/' },
+        { ':path': '/.well-known/jwks.json' },
+        { ':path': '/.well-known/jwks.json', ':method': 'HEAD' },
+        { ':path': '/.well-known/jwks.json', ':method': 'OPTIONS' },
+        { ':path': '/.well-known/jwks.json', ':method': 'DELETE' },
+        { ':path': '/.well-known/oauth-protected-resource' },
+        { ':path': '//.well-known/jwks.json' },
+        { ':method': 'HEAD' },
+        { ':method': 'OPTIONS', origin: 'https://app.example', 'access-control-request-method': 'POST' },
+        { origin: 'https://app.example' },
+      ];
+      for (const headers of rows) {
+        const { ':path': path = '/mcp', ':method': method = 'GET', ...fields } = headers;
+        const [over2, over1] = [await fetchOver(client, headers), await ask(port, { path, method, headers: fields })];
+        // How long a body is that the handler sends is Node's affair, and HTTP/2 needs no length.
+        for (const answer of [over1, over2])
+          if (answer.status === 200 && answer.headers['content-type'] === 'text/plain')
+            delete answer.headers['content-length'];
+        assert.deepEqual(over2, over1, JSON.stringify(headers));
+      }
+    });
+
+    it(`(${scheme}) streams of many users on one connection are kept apart, in all their events`, async (t) => {
+      const client = await start(t, everywhere, { anonymous: true });
+      const users = [
+        ...(await Promise.all(
+          Array.from(
+            { length: 10 },
+            async (_, index) => [`user ${index}`, await bearer({ sub: `user ${index}` })] as const,
+          ),
+        )),
+        ['nobody', {}] as const,
+      ];
+      const asked = Array.from({ length: 80 }, (_, index) => users[(index * 4) % 11] ?? assert.fail());
+      finished.length = 0;
+      const answers = await Promise.all(asked.map(([, headers]) => fetchOver(client, { ...headers }, 'body')));
+      assert.deepEqual(
+        answers.map(({ body }) => JSON.parse(body)),
+        asked.map(([sub]) => [sub]),
+      );
+      for (let waited = 0; finished.length < 80 && waited < 2000; waited += 5) await delay(5);
+      assert.deepEqual(finished, Array(80).fill(1));
+    });
+
+    it(`(${scheme}) sessions are bound, whichever way the answer is begun`, async (t) => {
+      const ways: Record<string, (res: Parameters<RequestListener>[1], id: string) => void> = {
+        end: (res, id) => {
+          res.setHeader('mcp-session-id', id);
+          res.end();
+        },
+        write: (res, id) => {
+          res.setHeader('mcp-session-id', id);
+          res.write('x');
+          res.end();
+        },
+        flush: (res, id) => {
+          res.setHeader('mcp-session-id', id);
+          res.flushHeaders();
+          res.end();
+        },
+        object: (res, id) => {
+          res.writeHead(200, { 'Mcp-Session-Id': id });
+          res.end();
+        },
+      };
+      const client = await start(t, (req, res) => {
+        const way = String(req.headers['x-way']);
+        if (ways[way]) ways[way](res, way);
+        else res.end();
+      });
+      const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+      for (const way of Object.keys(ways)) {
+        assert.equal((await fetchOver(client, { ...ada, 'x-way': way })).headers['mcp-session-id'], way);
+        assert.deepEqual(
+          [
+            (await fetchOver(client, { ...ada, 'mcp-session-id': way })).status,
+            (await fetchOver(client, { ...bob, 'mcp-session-id': way })).status,
+          ],
+          [200, 404],
+          way,
+        );
+      }
+    });
+
+    it(`(${scheme}) a stream that is reset while its token is decrypted never reaches the handler`, async (t) => {
+      const reached: unknown[] = [];
+      const client = await start(t, (_req, res) => {
+        reached.push(getUser().sub);
+        res.end();
+      });
+      // Reset in the packet that asks: the server knows before the first of the decryptions is done.
+      const gone = await Promise.all(Array.from({ length: 5 }, () => bearer({ sub: 'gone' })));
+      for (const headers of gone)
+        client
+          .request({ ':path': '/', ...headers })
+          .on('error', () => {})
+          .close(8);
+      assert.equal((await fetchOver(client, await bearer({ sub: 'here' }))).status, 200);
+      await delay(20);
+      assert.deepEqual(reached, ['here']);
+    });
+  }
+
+  it('a server for both versions serves both', async (t) => {
+    const listener = asHttp2(
+      withAuth(
+        (req, res) => {
+          res.end(`${req.httpVersion} ${getUser().sub}`);
+        },
+        { keys: await serverKeys() },
+      ),
+    );
+    const port = await listenOn(t, createSecureServer({ ...serverTls, allowHTTP1: true }, listener));
+    const headers = await bearer({ sub: 'ada' });
+    const client = await connectHttp2(t, `https://127.0.0.1:${port}`);
+    assert.equal((await fetchOver(client, headers)).body, '2.0 ada');
+    const [res] = await once(
+      request({ port, host: '127.0.0.1', agent: false, ...clientTls, headers }).end(),
+      'response',
+    );
+    assert.equal(await text(res), '1.1 ada');
+  });
+});
+
+describe('over https', () => {
+  it('requests get the same answers, in the user’s context', async (t) => {
+    const port = await listenOn(t, createHttpsServer(serverTls, withAuth(everywhere, { keys: await serverKeys() })));
+    const send = async (
+      method: string,
+      path: string,
+      headers: Record<string, string> = {},
+    ): Promise<[number | undefined, string]> => {
+      const [res] = await once(
+        request({ port, host: '127.0.0.1', method, path, agent: false, ...clientTls, headers }).end('body'),
+        'response',
+      );
+      return [res.statusCode, await text(res)];
+    };
+    assert.deepEqual(await send('POST', '/mcp', await bearer({ sub: 'ada' })), [200, '["ada"]']);
+    assert.equal((await send('POST', '/mcp'))[0], 401);
+    assert.equal((await send('GET', '/.well-known/jwks.json'))[0], 200);
+  });
+});
+
+describe('what a listener of requests never sees', () => {
+  const upgrade = (fields: string): string =>
+    `GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n${fields}\r\n`;
+
+  it('an upgrade, which a handler of its own authenticates with the same verifier', async (t) => {
+    let requests = 0;
+    const verifier = new JWETokenVerifier({ keys: await serverKeys() });
+    const { server, port } = await guard(t, { verifier }, (_req, res) => {
+      requests += 1;
+      res.end();
+    });
+    server.on('upgrade', async (req, socket) => {
+      try {
+        const token = bearerToken(req);
+        const { user, token: received } = await verifier.authenticate(token);
+        socket.end(`HTTP/1.1 101 ${user.sub} ${received === token} ${getUser().sub}\r\n\r\n`);
+      } catch (error) {
+        socket.end(`HTTP/1.1 ${error instanceof AuthError ? error.status : 500}\r\n\r\n`);
+      }
+    });
+    const token = await mint({ sub: 'ada' });
+    assert.equal(
+      await exchange(port, upgrade(`Authorization: Bearer ${token}\r\n`)),
+      'HTTP/1.1 101 ada true undefined\r\n\r\n',
+    );
+    for (const fields of ['', 'Authorization: Bearer x\r\n', `Authorization: Bearer ${token}x\r\n`])
+      assert.equal(await exchange(port, upgrade(fields)), 'HTTP/1.1 401\r\n\r\n');
+    assert.equal(requests, 0);
+  });
+
+  it('but without an upgrade handler it is a request as any other', async (t) => {
+    const { port } = await guard(t, {}, (_req, res) => {
+      res.setHeader('connection', 'close').end();
+    });
+    assert.match(await exchange(port, upgrade('').replace('Upgrade\r\n', 'Upgrade, close\r\n')), /^HTTP\/1\.1 401 /);
+  });
+
+  it('a CONNECT, which has a handler of its own or none', async (t) => {
+    let reached = 0;
+    const { server, port } = await guard(t, { anonymous: true }, (_req, res) => {
+      reached += 1;
+      res.end();
+    });
+    assert.equal(await exchange(port, 'CONNECT a:443 HTTP/1.1\r\nHost: localhost\r\n\r\n'), '');
+    server.on('connect', (_req, socket) => {
+      socket.end('HTTP/1.1 200 own\r\n\r\n');
+    });
+    assert.equal(await exchange(port, 'CONNECT a:443 HTTP/1.1\r\nHost: localhost\r\n\r\n'), 'HTTP/1.1 200 own\r\n\r\n');
+    assert.equal(reached, 0);
+  });
+
+  it('checkContinue and checkExpectation, which take the same wrapped listener: it refuses before the body is sent', async (t) => {
+    const listener = withAuth(
+      async (req, res) => {
+        if (req.headers.expect === '100-continue') res.writeContinue();
+        res.end(`${getUser().sub} ${await text(req)} ${getUser().sub}`);
+      },
+      { keys: await serverKeys() },
+    );
+    const { server, port } = await guard(t, {}, () => assert.fail('the other listener'));
+    server.on('checkContinue', listener).on('checkExpectation', listener);
+    const head = (expect: string, fields = ''): string =>
+      `POST / HTTP/1.1\r\nHost: localhost\r\nExpect: ${expect}\r\nContent-Length: 4\r\nConnection: close\r\n${fields}\r\n`;
+    const good = `Authorization: Bearer ${await mint({ sub: 'ada' })}\r\n`;
+    for (const expect of ['100-continue', 'more']) {
+      const refused = await exchange(port, head(expect));
+      assert.match(refused, /^HTTP\/1\.1 401 /);
+      const accepted = await exchange(port, `${head(expect, good)}body`);
+      assert.match(
+        accepted,
+        expect === 'more' ? /^HTTP\/1\.1 200 OK\r\n/ : /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK\r\n/,
+      );
+      assert.match(accepted, /ada body ada/);
+    }
+  });
+
+  it('and by default Node invites the body itself, before the listener decides', async (t) => {
+    const { port } = await guard(t);
+    const answer = await exchange(
+      port,
+      'POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody',
+    );
+    assert.match(answer, /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 401 /);
   });
 });

@@ -41,7 +41,17 @@ describe('arguments', { concurrency: 2 }, () => {
     [[], /^error: no command\n/],
     [['frobnicate'], /^error: unknown command 'frobnicate'\n/],
     [['toString'], /^error: unknown command 'toString'\n/],
-    [['rotate'], /^error: unknown command 'rotate'\n/],
+    [['rotat'], /^error: unknown command 'rotat'; did you mean rotate\?\n/],
+    [['gernerate'], /^error: unknown command 'gernerate'; did you mean generate\?\n/],
+    [['\x1b[2J'], /^error: unknown command '\\u001b\[2J'\n/],
+    [['generate', '--froce'], /^error: unknown option --froce; did you mean --force\?\n/],
+    [['help', 'generat'], /^error: unknown command 'generat'; did you mean generate\?\n/],
+    [['completion', 'tcsh'], /^error: the shell is one of bash, zsh, fish, not 'tcsh'\n/],
+    [['rotate', '--grace', '1'], /^error: --grace is a duration/],
+    [['verify', '--issuer', 'x'], /^error: --issuer, --jwks and --audience go together/],
+    [['verify', 'a.b.c.d.e'], /^error: a token does not belong on the command line/],
+    [['verify', '--key', '-'], /^error: only one file can be standard input\n/],
+    [['k8s', '--from', 'x', '--bits', '2048'], /^error: --alg and --bits are for new keys/],
     [['-o', 'x', 'generate'], /^error: the command comes before its options\n/],
     [['generate', '--frobnicate'], /^error: unknown option --frobnicate\n/],
     [['generate', '-x'], /^error: unknown option -x\n/],
@@ -62,7 +72,7 @@ describe('arguments', { concurrency: 2 }, () => {
     [['generate', '--bits', '1024'], /^error: --bits is one of 2048, 3072, 4096, not '1024'\n/],
     [['generate', '--bits', '2048.0'], /^error: --bits is one of/],
     [['generate', '--alg', 'RSA1_5'], /^error: --alg is one of RSA-OAEP-256, RSA-OAEP, not 'RSA1_5'\n/],
-    [['generate', '--signing', '--alg', 'RSA-OAEP'], /^error: --alg is one of Ed25519, ES256, not 'RSA-OAEP'\n/],
+    [['generate', '--signing', '--alg', 'RSA-OAEP'], /^error: --alg is one of Ed25519, EdDSA, ES256, not 'RSA-OAEP'\n/],
     [['generate', '--signing', '--bits', '2048'], /^error: --bits is for RSA keys/],
     [['k8s', '--from', 'x', '--ephemeral'], /^error: --from .* --ephemeral/],
     [['k8s', '--from', 'x', '-f'], /^error: -f replaces/],
@@ -104,7 +114,7 @@ describe('arguments', { concurrency: 2 }, () => {
       const home = folder(t);
       const { code, stdout, stderr } = await mcp(home, args);
       assert.match(stderr, message);
-      assert.match(stderr, /\nsee mcp-auth-middleware --help\n$/);
+      assert.match(stderr, /\nsee mcp-auth-middleware (--help|help [a-z0-9]+)\n$/);
       assert.deepEqual({ code, stdout, files: readdirSync(home) }, { code: 2, stdout: '', files: [] });
     });
   }
@@ -152,8 +162,17 @@ describe('arguments', { concurrency: 2 }, () => {
     const asked = await mcp(folder(t), ['--help']);
     assert.deepEqual([asked.code, asked.stderr], [0, '']);
     assert.match(asked.stdout, /^usage: mcp-auth-middleware COMMAND/);
-    for (const args of [['-h'], ['generate', '-h'], ['clean', '--help', '-o', 'x'], ['token', '-qh']]) {
-      assert.deepEqual(await mcp(folder(t), args), asked);
+    for (const args of [['-h'], ['help'], ['help', '-q']]) assert.deepEqual(await mcp(folder(t), args), asked);
+    const commands = [...(asked.stdout.split('\n\n')[1] ?? '').matchAll(/^ {2}(\w+)/gm)].map(([, name = '']) => name);
+    assert.ok(commands.length >= 10);
+    for (const command of new Set(commands)) {
+      const own = await mcp(folder(t), ['help', command]);
+      assert.deepEqual([own.code, own.stderr], [0, '']);
+      assert.ok(own.stdout.startsWith(`usage: mcp-auth-middleware ${command} `));
+      assert.match(own.stdout, /\nExample: .*mcp-auth-middleware /);
+      assert.deepEqual(await mcp(folder(t), [command, '-h']), own);
+      assert.deepEqual(await mcp(folder(t), [command, '-qh', '-o', 'x']), own);
+      for (const line of asked.stdout.split('\n')) assert.ok(line.length <= 120, line);
     }
   });
 
@@ -170,7 +189,10 @@ describe('generate', () => {
     const home = folder(t);
     const { code, stdout, stderr } = await mcp(home, ['generate']);
     assert.deepEqual({ code, stdout }, { code: 0, stdout: generated });
-    assert.equal(stderr, 'For .env:\n  MCP_KEY_FILE_PATH=.keys/mcp-private.json\nFor .gitignore:\n  .keys/\n');
+    assert.match(
+      stderr,
+      /^For \.env:\n {2}MCP_KEY_FILE_PATH=\.keys\/mcp-private\.json\nFor \.gitignore:\n {2}\.keys\/\nKey id \(kid\):\n {2}[\w-]{43}\n$/,
+    );
     assert.deepEqual(readdirSync(join(home, '.keys')), ['mcp-private.json', 'mcp-public.json']);
     const set: JwkSet = JSON.parse(readFileSync(join(home, '.keys/mcp-private.json'), 'utf8'));
     const published: JwkSet = JSON.parse(readFileSync(join(home, '.keys/mcp-public.json'), 'utf8'));
@@ -214,18 +236,22 @@ describe('generate', () => {
     await compactDecrypt(token, set);
   });
 
-  for (const [present, kept] of [
-    [['mcp-private.json', 'mcp-public.json'], ''],
-    [['mcp-private.json'], ''],
-    [['mcp-public.json'], ''],
+  const rotateFirst = 'rotate adds a new key and loses no request; ';
+  for (const [present, advice] of [
+    [['mcp-private.json', 'mcp-public.json'], `${rotateFirst}-f replaces them and destroys the old private key`],
+    [
+      ['mcp-private.json'],
+      `${rotateFirst}public > .keys/mcp-public.json writes the missing public half; -f replaces them and destroys the old private key`,
+    ],
+    [['mcp-public.json'], '-f makes a new pair'],
   ] as const) {
     test(`refuses to replace ${present.join(' and ')}`, async (t) => {
       const home = folder(t);
       mkdirSync(join(home, '.keys'));
-      for (const name of present) writeFileSync(join(home, '.keys', name), kept);
+      for (const name of present) writeFileSync(join(home, '.keys', name), '');
       const { code, stdout, stderr } = await mcp(home, ['generate', '--bits', '2048']);
       const list = present.map((name) => `.keys/${name}`).join(', ');
-      assert.equal(stderr, `error: keys already exist: ${list}; -f replaces them and destroys the old private key\n`);
+      assert.equal(stderr, `error: keys already exist: ${list}; ${advice}\n`);
       assert.deepEqual(
         { code, stdout, files: readdirSync(join(home, '.keys')) },
         { code: 1, stdout: '', files: [...present] },
@@ -308,22 +334,23 @@ describe('generate', () => {
     assert.deepEqual(readdirSync(join(home, '.keys')), []);
   });
 
-  for (const alg of ['Ed25519', 'ES256']) {
+  for (const alg of ['Ed25519', 'EdDSA', 'ES256']) {
     test(`--signing makes an issuer's ${alg} pair that signs tokens beside the server's keys`, async (t) => {
       const home = folder(t, keys);
-      const made = await mcp(home, ['generate', '--signing', ...(alg === 'ES256' ? ['--alg', alg] : [])]);
+      const made = await mcp(home, ['generate', '--signing', ...(alg === 'Ed25519' ? [] : ['--alg', alg])]);
       assert.deepEqual(made, {
         code: 0,
         signal: null,
         stdout:
           'Signing keys generated:\n  Private: .keys/signing-private.json\n  Public:  .keys/signing-public.json\n',
-        stderr: 'For .gitignore:\n  .keys/\n',
+        stderr: made.stderr,
       });
+      assert.match(made.stderr, /^For \.gitignore:\n {2}\.keys\/\nKey id \(kid\):\n {2}[\w-]{43}\n$/);
       assert.equal(mode(join(home, '.keys/signing-private.json')), '0600');
       const text = readFileSync(join(home, '.keys/signing-public.json'), 'utf8');
       assert.doesNotMatch(text, privateMembers);
       const [jwk] = JSON.parse(text).keys;
-      assert.deepEqual([jwk.alg, jwk.use, jwk.kid], [alg === 'ES256' ? 'ES256' : 'EdDSA', 'sig', jwkThumbprint(jwk)]);
+      assert.deepEqual([jwk.alg, jwk.use, jwk.kid], [alg, 'sig', jwkThumbprint(jwk)]);
       const minted = await mcp(home, [
         'token',
         '--sign',
@@ -533,7 +560,7 @@ describe('k8s', { concurrency: 2 }, () => {
       const refused = await onTerminal(args);
       assert.equal(
         refused.stdout.replaceAll('\r', ''),
-        'error: this prints a private key: pipe it to kubectl, or add --show\n',
+        'error: this prints a private key, and a terminal keeps it; pipe it to a program or a file, or add --show\n',
       );
       assert.equal(refused.code, 1);
     }
@@ -587,10 +614,11 @@ describe('public', { concurrency: 2 }, () => {
       return JSON.parse(stdout).keys.map(({ kid, nbf, exp }: Record<string, unknown>) => [kid, nbf, exp]);
     };
     assert.deepEqual(await kids(), [['active', undefined, undefined]]);
-    assert.deepEqual(
-      await kids('--all'),
-      ['old', 'active', 'next'].map((kid) => [kid, undefined, undefined]),
-    );
+    assert.deepEqual(await kids('--all'), [
+      ['active', now - 50, undefined],
+      ['old', now - 100, undefined],
+      ['next', now + 1000, undefined],
+    ]);
     set.keys.splice(0, 3);
     for (const args of [
       ['public', '-'],
@@ -600,15 +628,21 @@ describe('public', { concurrency: 2 }, () => {
     ]) {
       const { code, stdout, stderr } = await mcp(home, args, { input: JSON.stringify(set) });
       assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
-      assert.match(stderr, /^error: .*expired; generate makes a new one\n$/);
+      assert.match(stderr, /^error: .*expired; generate makes a new one, and rotate adds one\n$/);
     }
   });
 
   const bad: [name: string, input: string, message: RegExp][] = [
     ['an empty set', '{"keys":[]}', /^error: .+\n$/],
-    ['nothing', '', /^error: standard input is not JSON\n$/],
+    ['nothing', '', /^error: standard input is empty\n$/],
+    [
+      'a byte order mark',
+      '\xef\xbb\xbf{}',
+      /^error: standard input: starts with a byte order mark \(BOM\); save it as UTF-8 without one\n$/,
+    ],
+    ['UTF-16', '\xff\xfe{\0', /^error: standard input: starts with a byte order mark/],
     ['text that is not JSON', '{"d":"secret-of-mine', /^error: standard input is not JSON\n$/],
-    ['JSON that is not a set', '{"d":"secret-of-mine"}', /^error: - is not a JWK Set\n$/],
+    ['JSON that is not a set', '{"d":"secret-of-mine"}', /^error: standard input is not a JWK Set\n$/],
     ['octets that are not UTF-8', '\xff', /^error: /],
     ['more than a mebibyte', ' '.repeat(1024 * 1024 + 1), /^error: standard input is larger than 1024 KiB\n$/],
   ];
@@ -639,7 +673,7 @@ describe('public', { concurrency: 2 }, () => {
       code: 1,
       signal: null,
       stdout: '',
-      stderr: 'error: cannot read .: illegal operation on a directory\n',
+      stderr: 'error: cannot read .: it is a folder\n',
     });
   });
 });
@@ -765,11 +799,15 @@ describe('token', { concurrency: 2 }, () => {
       ['no set', () => ({ body: '{"keys":{}}' }), /\/first is not a JWK Set\n$/],
       ['no key', () => ({ body: '{"keys":[]}' }), /^error: .+\n$/],
       [
-        'more than 64 KiB',
-        () => ({ body: JSON.stringify({ ...publicSet, more: ' '.repeat(64 * 1024) }) }),
-        /\/first is larger than 64 KiB\n$/,
+        'more than 512 KiB',
+        () => ({ body: JSON.stringify({ ...publicSet, more: ' '.repeat(512 * 1024) }) }),
+        /\/first is larger than 512 KiB\n$/,
       ],
-      ['no end in 5 seconds', () => ({ body: '{', hang: true }), /^error: cannot fetch http:\S+\/first: .*timeout/],
+      [
+        'no end in 5 seconds',
+        () => ({ body: '{', hang: true }),
+        /^error: cannot fetch http:\S+\/first: no complete answer within 5 seconds\n$/,
+      ],
     ];
     for (const [name, answer, message] of answers) {
       test(`refuses ${name}`, async (t) => {
@@ -841,7 +879,8 @@ describe('streams', () => {
   test('no command waits for a terminal or for input that it was not told to read', async (t) => {
     const home = folder(t, keys);
     for (const args of [['generate'], ['generate', '-f', '--bits', '2048'], ['public'], ['token'], ['clean']]) {
-      const child = spawn(process.execPath, [cli, ...args], { cwd: home, stdio: ['pipe', 'ignore', 'ignore'] }); // stdin stays open
+      const child = spawn(process.execPath, [cli, ...args], { cwd: home, stdio: ['pipe', 'pipe', 'ignore'] }); // stdin stays open
+      child.stdout?.resume();
       t.after(() => child.kill('SIGKILL'));
       const [code] = await once(child, 'close');
       assert.equal(code, args.length === 1 && args[0] === 'generate' ? 1 : 0);

@@ -61,6 +61,7 @@ const tools: { name: string; needs?: string; shred: () => { link?: string; scrip
   { name: 'no shred', shred: () => ({}) },
   { name: 'a shred that fails', shred: () => ({ script: 'exit 1' }) },
   { name: 'a shred that claims success and does nothing', shred: () => ({ script: 'exit 0' }) },
+  { name: 'a shred that truncates', shred: () => ({ script: ': >/dev/fd/3' }) },
   { name: 'a shred that is killed half-way', shred: () => ({ script: 'echo >/dev/fd/3; kill -9 $$' }) },
 ];
 for (const tool of tools) {
@@ -75,7 +76,8 @@ for (const tool of tools) {
       );
       assert.equal(
         stderr,
-        names
+        [...names]
+          .reverse() // the public key goes first
           .map((name) => `warning: .keys/${name} has other names (hard links); what they name is overwritten too\n`)
           .join(''),
       );
@@ -104,13 +106,13 @@ test(
       assert.equal(code, 0, stderr);
       const calls = readFileSync(trace, 'utf8');
       assert.equal(calls.match(/execve\("[^"]*shred", \["shred", "-z", "\/dev\/fd\/3"\], .* = 0$/gm)?.length, 2);
-      assert.match(calls, /(write|sendfile|sendfile64)\(\d+<[^>]*\/\.keys\/mcp-private\.json>/);
+      assert.match(calls, /(write|sendfile|sendfile64)\(\d+<[^>]*\/\.keys\/mcp-private\.json\.mcp-auth-[^>]*>/);
     }
   },
 );
 
 test(
-  'without shred the content is overwritten and synced before the name goes',
+  'without shred the name goes first, then the content is overwritten and synced, then the file is removed',
   { skip: without('strace') },
   async (t) => {
     const path = pair(t);
@@ -131,16 +133,18 @@ test(
       .split('\n')
       .filter((call) => call.includes('mcp-private.json'))
       .map((call) => call.replace(/ +=/, ' ='));
-    const file = `<[^>]*/\\.keys/mcp-private\\.json>`;
+    const file = `<[^>]*/\\.keys/mcp-private\\.json\\.mcp-auth-[^>]*>`;
     const expected = [
+      /^open.*mcp-private\.json\.mcp-auth-.*O_EXCL/, // the claim that keeps other runs away
       /^open.*O_RDWR.*O_NOFOLLOW/,
+      /^rename.*mcp-private\.json", .*mcp-private\.json\.mcp-auth-\d+-[0-9a-f]{12}\.tmp"\) = 0$/,
       new RegExp(`^pwrite64\\(\\d+${file}, .*, ${size}, 0\\) = ${size}$`),
       new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
       new RegExp(`^pwrite64\\(\\d+${file}, "(\\\\0)+"\\.\\.\\., ${size}, 0\\) = ${size}$`),
       new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
       new RegExp(`^fsync\\(\\d+${file}\\) = 0$`),
-      /^rename.*mcp-private\.json", .*mcp-private\.json\.[0-9a-f]{12}\.tmp"\) = 0$/,
-      /^unlink.*mcp-private\.json\.[0-9a-f]{12}\.tmp"(, 0)?\) = 0$/,
+      /^unlink.*mcp-private\.json\.mcp-auth-\d+-[0-9a-f]{12}\.tmp"(, 0)?\) = 0$/,
+      /^unlink.*mcp-private\.json\.mcp-auth-\d+-[0-9a-f]{12}\.tmp"(, 0)?\) = 0$/, // the claim
     ];
     assert.equal(calls.length, expected.length, calls.join('\n'));
     for (const [at, pattern] of expected.entries()) assert.match(calls[at] ?? '', pattern);
@@ -239,7 +243,7 @@ describe('clean', () => {
     const precious = join(path, 'precious');
     writeFileSync(precious, 'precious');
     linkSync(join(path, '.keys/mcp-private.json'), join(path, 'old'));
-    const script = `PATH=${JSON.stringify(process.env.PATH)}; cd '${path}/.keys' && rm -f mcp-private.json && ln -s ../precious mcp-private.json`;
+    const script = `PATH=${JSON.stringify(process.env.PATH)}; cd '${path}/.keys' && ls mcp-private.json.*.tmp >/dev/null && ln -s ../precious mcp-private.json`;
     const { code, stdout, stderr } = await mcp(path, ['clean'], { env: shred(t, { script }) });
     assert.deepEqual({ code, stdout }, { code: 1, stdout: 'Removed:\n  .keys/mcp-public.json\n' });
     assert.match(stderr, /error: \.keys\/mcp-private\.json was replaced meanwhile; run clean again\n/);
@@ -294,7 +298,7 @@ describe('clean', () => {
       { skip: without('strace') },
       async (t) => {
         const path = pair(t);
-        const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', `inject=pwrite64:error=${error}:when=1`];
+        const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', `inject=pwrite64:error=${error}:when=3`]; // of the second file
         const { code, stdout, stderr } = await mcpUnder(path, under, ['clean'], { env: shred(t, {}) });
         assert.deepEqual({ code, stdout }, { code: 1, stdout: 'Removed:\n  .keys/mcp-public.json\n' });
         assert.equal(stderr, `error: cannot overwrite .keys/mcp-private.json, which is left where it is: ${words}\n`);
@@ -342,7 +346,7 @@ describe('generate -f', () => {
       const { code, stderr } = await mcpUnder(path, under, ['generate', '-f', '--bits', '2048'], { env: shred(t, {}) });
       assert.equal(code, 1);
       const [, name = ''] =
-        /cannot overwrite \.keys\/(mcp-private\.json\.[0-9a-f]{12}\.tmp), which is left where it is: i\/o error/.exec(
+        /cannot overwrite \.keys\/(mcp-private\.json\.mcp-auth-\d+-[0-9a-f]{12}\.tmp), which is left where it is: i\/o error/.exec(
           stderr,
         ) ?? [];
       assert.match(stderr, /new keys are in place/);

@@ -1,33 +1,19 @@
-// Every example is run as its reader would run it: a process of its own, real keys, the official MCP client.
+// The examples beside examples/hosts/ (those are in hosts.test.ts), run as their reader would run them: processes of their
+// own, real keys, the official MCP client.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { request } from 'node:http';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
-import { before, describe, it, type TestContext } from 'node:test';
+import { describe, it, type TestContext } from 'node:test';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
-import { Deployment } from 'kubernetes-models/apps/v1';
-import { Service } from 'kubernetes-models/v1';
 import { encryptToken } from 'mcp-auth-middleware';
-import { parse, parseAllDocuments } from 'yaml';
-import { keyPair, needs, root, run, type Scope, serve } from './support/support.js';
+import { keyPair, root, run, type Scope, serve } from './support/support.js';
 
 const example = (name: string): string => join(root, 'build/examples', name);
-const cli = join(root, 'dist/cli.js');
 const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a program that is stuck fails its test, not the run
 
 function temporaryFolder(scope: Scope): string {
@@ -62,7 +48,7 @@ async function start(
   scope.after(() => child.kill('SIGKILL'));
   const stderr = text(child.stderr);
   for await (const line of createInterface({ input: child.stdout })) {
-    const url = /(?:http|ws):\/\/\S+/.exec(line)?.[0];
+    const url = /http:\/\/\S+/.exec(line)?.[0];
     if (url) return { process: child, url };
   }
   throw new Error(`${name} ended before it listened: ${await stderr}`);
@@ -83,6 +69,23 @@ async function callTool(
     await client.close();
   }
 }
+
+describe('examples/README.md', () => {
+  const folder = join(root, 'examples');
+  const links = [...readFileSync(join(folder, 'README.md'), 'utf8').matchAll(/\]\(([^)]+)\)/g)].map(
+    ([, link = '']) => link,
+  );
+
+  it('links to nothing that is not there', () => {
+    for (const link of links) assert.ok(existsSync(join(folder, link)), link);
+  });
+
+  it('names every program', () => {
+    const programs = ['', 'hosts'].flatMap((name) => readdirSync(join(folder, name)).map((file) => join(name, file)));
+    for (const program of programs.filter((file) => /\.(?:ts|html)$/.test(file)))
+      assert.ok(links.includes(program), program);
+  });
+});
 
 describe('examples/server.ts', () => {
   for (const mode of ['legacy', 'auto'] as const) {
@@ -142,34 +145,6 @@ describe('examples/server.ts', () => {
   });
 });
 
-describe('examples/express.ts', () => {
-  it('asks for a token everywhere but at the probe, and for the email claim', async (t) => {
-    const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const bearer = async (claims: object): Promise<Record<string, string>> => ({
-      Authorization: `Bearer ${await token(claims)}`,
-    });
-    const rows: [path: string, headers: Record<string, string>, status: number][] = [
-      ['/healthz', {}, 200],
-      ['/.well-known/jwks.json', {}, 200],
-      ['/me', {}, 401],
-      ['/me', await bearer({ name: 'Ada' }), 403],
-      ['/me', await bearer({ email: 'ada@example.com' }), 200],
-    ];
-    for (const [path, headers, status] of rows) {
-      const response = await fetch(new URL(path, url), { headers });
-      const body = await response.json().catch(() => undefined);
-      assert.equal(response.status, status, path);
-      if (path === '/me' && status === 200) assert.equal(body.email, 'ada@example.com');
-    }
-  });
-
-  it('knows the user in a tool although express.json() has read the body', async (t) => {
-    const { url } = await start(t, 'express.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const answer = await callTool(url, await token({ email: 'ada@example.com' }), { name: 'whoami' });
-    assert.deepEqual(answer, [{ type: 'text', text: 'Hello, ada@example.com!' }]);
-  });
-});
-
 describe('examples/gateway.ts', () => {
   it('fetches the key, encrypts the claims and prints what the tool answered', async (t) => {
     const { url } = await start(t, 'server.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
@@ -182,163 +157,6 @@ describe('examples/gateway.ts', () => {
     const { code, stdout, stderr } = await run(process.execPath, [example('gateway.js'), `${url}/mcp`]);
     assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
     assert.match(stderr, /HTTP 404/);
-  });
-});
-
-describe('examples/upgrade.ts', () => {
-  /** Sends a WebSocket handshake and returns the answer with what followed it on the socket. */
-  async function handshake(
-    url: string,
-    headers: Record<string, string>,
-  ): Promise<{ status: number; accept: string | undefined; frames: string }> {
-    const req = request(url.replace('ws:', 'http:'), {
-      headers: {
-        Connection: 'Upgrade',
-        Upgrade: 'websocket',
-        'Sec-WebSocket-Version': '13',
-        'Sec-WebSocket-Key': 'AAAAAAAAAAAAAAAAAAAAAA==',
-        ...headers,
-      },
-    }).end();
-    return new Promise((resolve, reject) => {
-      req.once('error', reject);
-      req.once('response', (res) => {
-        res.resume();
-        resolve({ status: res.statusCode ?? 0, accept: undefined, frames: '' });
-      });
-      req.once('upgrade', (res, socket, head) => {
-        text(socket).then((rest) => {
-          resolve({
-            status: res.statusCode ?? 0,
-            accept: res.headers['sec-websocket-accept'],
-            frames: head.toString() + rest,
-          });
-        }, reject);
-      });
-    });
-  }
-
-  it('opens a WebSocket for a user and greets them over it', async (t) => {
-    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const { status, accept, frames } = await handshake(url, {
-      Authorization: `Bearer ${await token({ name: 'Ada' })}`,
-    });
-    assert.equal(status, 101);
-    assert.equal(
-      accept,
-      createHash('sha1').update('AAAAAAAAAAAAAAAAAAAAAA==258EAFA5-E914-47DA-95CA-C5AB0DC85B11').digest('base64'),
-    );
-    assert.match(frames, /Hello, Ada!/);
-  });
-
-  it('refuses the handshake without a token, with a wrong one and with one in the query string', async (t) => {
-    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
-    const bearer = await token({ name: 'Ada' });
-    assert.equal((await handshake(url, {})).status, 401);
-    assert.equal((await handshake(url, { Authorization: 'Bearer nonsense' })).status, 401);
-    assert.equal((await handshake(`${url}?access_token=${bearer}`, {})).status, 401);
-    assert.equal((await handshake(url, { Authorization: `Bearer ${bearer}` })).status, 101, 'still serves');
-  });
-});
-
-describe('examples/k8s-deployment.yaml', () => {
-  const file = join(root, 'examples/k8s-deployment.yaml');
-  // YAML 1.1, which Kubernetes reads: there 0440 is octal.
-  const [deployment, service] = parseAllDocuments(readFileSync(file, 'utf8'), { version: '1.1' }).map((document) => {
-    assert.deepEqual([document.errors, document.warnings], [[], []]);
-    return document.toJS();
-  });
-  const pod = deployment.spec.template.spec;
-  const [container] = pod.containers;
-  const [volume] = pod.volumes;
-  const [mount] = container.volumeMounts;
-  const env = Object.fromEntries(
-    container.env.map(({ name, value }: { name: string; value: string }) => [name, value]),
-  );
-
-  it('is a Deployment and a Service as the Kubernetes schemas have them', () => {
-    new Deployment(deployment).validate();
-    new Service(service).validate();
-    assert.throws(() => new Deployment({ ...deployment, spec: { replicas: 1 } }).validate()); // the schemas do check
-  });
-
-  it('is understood by kubectl, the file mode as octal', needs('kubectl'), async () => {
-    // `label --local` reads and prints the objects without a cluster.
-    const { code, stdout, stderr } = await run('kubectl', [
-      'label',
-      '--local',
-      '-o',
-      'json',
-      '-f',
-      file,
-      'checked=yes',
-    ]);
-    assert.equal(code, 0, stderr);
-    assert.match(stdout, /"kind": "Deployment"/);
-    assert.match(stdout, /"defaultMode": 288\b/);
-    assert.match(stdout, /"kind": "Service"/);
-  });
-
-  it('routes the Service to the pods and the probes to the port the server listens on', () => {
-    assert.deepEqual(service.spec.selector, deployment.spec.selector.matchLabels);
-    assert.deepEqual(deployment.spec.template.metadata.labels, deployment.spec.selector.matchLabels);
-    const [port] = container.ports;
-    assert.equal(String(port.containerPort), env.PORT);
-    const [{ targetPort }] = service.spec.ports;
-    assert.deepEqual(
-      [targetPort, container.readinessProbe.httpGet.port, container.livenessProbe.httpGet.port],
-      [port.name, port.name, port.name],
-    );
-  });
-
-  it('gives the key to the server and to no one else', () => {
-    assert.equal(volume.secret.defaultMode, 0o440);
-    assert.equal(typeof pod.securityContext.fsGroup, 'number');
-    assert.equal(pod.securityContext.runAsNonRoot, true);
-    assert.equal(container.securityContext.readOnlyRootFilesystem, true);
-    assert.equal(mount.name, volume.name);
-    assert.equal(mount.readOnly, true);
-    assert.equal(mount.subPath, undefined, 'a subPath mount is never updated');
-  });
-
-  describe('with the Secret that the command prints', () => {
-    let secret: ReturnType<typeof parse>;
-    before(async () => {
-      const { code, stdout, stderr } = await run(process.execPath, [cli, 'k8s', '--ephemeral']);
-      assert.equal(code, 0, stderr);
-      secret = parse(stdout, { version: '1.1' });
-    });
-
-    it('agrees on the names', () => {
-      const [item] = volume.secret.items;
-      assert.equal(volume.secret.secretName, secret.metadata.name);
-      assert.equal(deployment.metadata.namespace, secret.metadata.namespace);
-      assert.deepEqual(Object.keys(secret.data ?? secret.stringData), [item.key]);
-      assert.equal(env.MCP_KEY_FILE_PATH, `${mount.mountPath}/${item.path}`);
-    });
-
-    it('starts the example server from the volume and answers its probes', async (t) => {
-      const folder = temporaryFolder(t);
-      const [item] = volume.secret.items;
-      const value = secret.stringData?.[item.key] ?? Buffer.from(secret.data[item.key], 'base64').toString();
-      // A Secret volume as the kubelet lays it out: file → ..data → a folder with a time in its name.
-      mkdirSync(join(folder, '..2026_01_01'));
-      writeFileSync(join(folder, '..2026_01_01', item.path), value);
-      chmodSync(join(folder, '..2026_01_01', item.path), volume.secret.defaultMode);
-      symlinkSync('..2026_01_01', join(folder, '..data'));
-      symlinkSync(join('..data', item.path), join(folder, item.path));
-
-      const { MCP_KEY_FILE_PATH, UV_THREADPOOL_SIZE } = env;
-      assert.equal(dirname(MCP_KEY_FILE_PATH), mount.mountPath);
-      const { url } = await start(t, 'server.js', { UV_THREADPOOL_SIZE, MCP_KEY_FILE_PATH: join(folder, item.path) });
-      for (const probe of [container.readinessProbe, container.livenessProbe]) {
-        const response = await fetch(new URL(probe.httpGet.path, url));
-        assert.equal(response.status, 200);
-        await response.arrayBuffer();
-      }
-      const { stdout } = await run(process.execPath, [example('gateway.js'), url]);
-      assert.equal(stdout, 'Hello, Ada!\n');
-    });
   });
 });
 

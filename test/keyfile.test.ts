@@ -1,8 +1,11 @@
 // The key file: what a server refuses to start with, and how it follows the file while it runs.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { generateKeyPairSync, generatePrimeSync } from 'node:crypto';
+import { once } from 'node:events';
 import {
   chmodSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   renameSync,
@@ -14,8 +17,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { CompactEncrypt, importJWK } from 'jose';
 import {
@@ -29,6 +33,8 @@ import {
   type RsaPublicJwk,
   withAuth,
 } from 'mcp-auth-middleware';
+import { hangOpen, looks, opensOf } from './support/looks.js';
+import { collect, isCollected } from './support/memory.js';
 import { countRsa, hold, rsa } from './support/rsa.js';
 import { keyPair, needs, outcome, root, run, type Scope, serve, until } from './support/support.js';
 
@@ -243,12 +249,12 @@ test('does not start without a key at all, and names the environment variable', 
 });
 
 /** What a new process warns of at start. */
-async function warnings(content: string, mode: number): Promise<string> {
+async function warningsOf(keyFile: string): Promise<string> {
   const library = pathToFileURL(join(root, 'dist/mcp-auth.js')).href;
   const program = `import { JWETokenVerifier } from ${JSON.stringify(library)};
     for (const _ of [1, 2]) new JWETokenVerifier();`;
   const { code, stderr } = await run(process.execPath, ['--input-type=module', '-e', program], {
-    env: { MCP_KEY_FILE_PATH: write(content, mode) },
+    env: { MCP_KEY_FILE_PATH: keyFile },
   });
   assert.equal(code, 0, stderr);
   return stderr;
@@ -266,21 +272,34 @@ for (const [mode, warns] of [
     `${warns ? 'warns once of' : 'says nothing of'} a key file with mode ${mode.toString(8)}`,
     { skip: process.platform === 'win32' && 'no modes' },
     async () => {
-      assert.equal((await warnings(setOf(a), mode)).split('[MCP_AUTH_KEY_FILE_MODE]').length, warns ? 2 : 1);
+      assert.equal((await warningsOf(write(setOf(a), mode))).split('[MCP_AUTH_KEY_FILE_MODE]').length, warns ? 2 : 1);
     },
   );
 }
 
 test('warns once of a key without alg, with how to mark it', async () => {
-  const text = await warnings(setOf({ ...a, alg: undefined }), 0o600);
+  const text = await warningsOf(write(setOf({ ...a, alg: undefined })));
   assert.equal(text.split('[MCP_AUTH_KEY_ALG]').length, 2);
   assert.match(text, /"alg": "RSA-OAEP"/);
-  assert.doesNotMatch(await warnings(setOf(a), 0o600), /MCP_AUTH_KEY_ALG/);
+  assert.doesNotMatch(await warningsOf(write(setOf(a))), /MCP_AUTH_KEY_ALG/);
 });
 
-// ## While it runs
+// ## While it runs: the timer looks once a second
 
-/** A server with a clock of its own. */
+interface Warning {
+  code?: string;
+  message: string;
+}
+const warned: Warning[] = [];
+process.on('warning', (warning) => warned.push(warning));
+
+const loaded = (keyId: string | undefined, ...kids: (string | undefined)[]): object => ({
+  type: 'keys.loaded',
+  kids,
+  ...(keyId !== undefined && { keyId }),
+});
+
+/** A server with a clock of its own, which stands still: nothing but the timer makes it look at its file. */
 async function follow(scope: Scope, keyFile: string, options: AuthOptions = {}) {
   const clock = { now: NOW };
   const events: AuthEvent[] = [];
@@ -298,14 +317,22 @@ async function follow(scope: Scope, keyFile: string, options: AuthOptions = {}) 
     },
   );
   const { url } = await serve(scope, handler);
-  const ask = async (token: string): Promise<number> =>
-    (await fetch(url, { headers: { authorization: `Bearer ${token}` } })).status;
+  const get = (token: string): Promise<Response> => fetch(url, { headers: { authorization: `Bearer ${token}` } });
+  const ask = async (token: string): Promise<number> => (await get(token)).status;
+  const jwks = (): Promise<Response> => fetch(`${url}/.well-known/jwks.json`);
   const published = async (): Promise<string> =>
-    Object(await (await fetch(`${url}/.well-known/jwks.json`)).json())
+    Object(await (await jwks()).json())
       .keys.map((key: Jwk) => key.kid)
       .join();
-  assert.deepEqual(events.splice(0), [{ type: 'keys.loaded', keyId: await published() }]);
-  return { clock, events, ask, published, url };
+  const [first, ...others] = events.splice(0);
+  assert.deepEqual([first?.type, first?.keyId, others], ['keys.loaded', await published(), []]);
+  return { clock, events, get, ask, jwks, published };
+}
+
+/** The timer has looked once more since: an event, should there be one, was told. */
+async function look(path: string): Promise<void> {
+  const since = looks.opened.length;
+  await until(() => opensOf(path, since) === 2); // the first may have begun before
 }
 
 /** The ways in which files are changed in the world, each from one content to the next. */
@@ -350,95 +377,92 @@ function place(how: string, content: string): string {
   return path;
 }
 
-for (const [how, change] of Object.entries(changes)) {
-  test(`follows a key file that is ${how}`, async (t) => {
+for (const [how, change] of Object.entries({
+  ...changes,
+  'replaced by a link to another file': (path: string, content: string) => {
+    const other = write(content);
+    symlinkSync(other, `${path}.new`);
+    renameSync(`${path}.new`, path);
+  },
+  'replaced by a second name of another file': (path: string, content: string) => {
+    const other = write(content);
+    linkSync(other, `${path}.new`);
+    renameSync(`${path}.new`, path);
+  },
+})) {
+  test(`follows a key file that is ${how}, within seconds and without a request`, async (t) => {
     const path = place(how, setOf(a));
-    const { clock, events, ask, published } = await follow(t, path);
+    const { events, ask, published } = await follow(t, path);
     const [old, fresh] = [await mint(a), await mint(b)];
     assert.equal(await ask(old), 200);
+    const began = performance.now();
     change(path, setOf(a, { ...b, iat: NOW }));
-    clock.now += 4.9;
-    assert.equal(await published(), a.kid);
-    clock.now += 0.1;
+    await until(() => events.length > 0);
+    assert.ok(performance.now() - began < 3000, 'the timer looks once a second');
+    assert.deepEqual(events.splice(0), [loaded(b.kid, a.kid, b.kid)]);
     assert.equal(await published(), b.kid);
-    assert.deepEqual(events, [{ type: 'keys.loaded', keyId: b.kid }]);
     assert.deepEqual([await ask(old), await ask(fresh)], [200, 200]);
     change(path, setOf(b));
-    clock.now += 5;
+    await until(() => events.length > 0);
     assert.deepEqual([await ask(old), await ask(fresh)], [401, 200]);
-    clock.now += 50;
-    assert.equal(await ask(fresh), 200);
-    assert.equal(events.length, 2); // what has not changed is not read again
+    await look(path);
+    assert.deepEqual(events, [loaded(b.kid, b.kid)], 'what has not changed is not read again');
   });
 }
 
-test('a token with an unknown kid finds the key that was added a moment ago', async (t) => {
+test('no request looks at the file, whatever token it brings', async (t) => {
   const path = write(setOf(a));
-  const { events, ask } = await follow(t, path);
-  writeFileSync(path, setOf(a, b));
-  assert.equal(await ask(await mint(b)), 200);
-  assert.equal(events.length, 1);
-});
-
-test('a token without kid finds the key that was added a moment ago', async (t) => {
-  const path = write(setOf(a));
-  const { events, ask } = await follow(t, path);
-  writeFileSync(path, setOf(a, b));
-  assert.equal(await ask(await withoutKid(b)), 200);
-  assert.equal(events.length, 1);
-});
-
-test('a token with the kid of a known key, whose tag fails, forces no look', async (t) => {
-  const path = write(setOf(a));
-  const { events, ask } = await follow(t, path);
-  writeFileSync(path, 'bad');
-  const token = await mint(a);
-  assert.equal(await ask(`${token.slice(0, -22)}${'A'.repeat(22)}`), 401);
-  assert.deepEqual(events, []);
-  assert.equal(await ask(await mint(b)), 401);
-  assert.deepEqual(
-    events.map(({ type }) => type),
-    ['keys.failed'],
-  ); // the second forced one
-});
-
-test('many tokens with unknown kids force one look, and no more before its time', async (t) => {
-  const path = write(setOf(a));
-  const { clock, events, ask } = await follow(t, path, { maxPending: 1000 });
-  writeFileSync(path, 'bad'); // every look at it is an event
-  const flood = async (): Promise<void> => {
-    const tokens = await Promise.all(Array.from({ length: 50 }, (_, i) => mint(b, { i })));
+  const { ask } = await follow(t, path, { maxPending: 1000 });
+  const good = await mint(a);
+  const unknown = await Promise.all(Array.from({ length: 50 }, (_, i) => mint(b, { i })));
+  const [since, began] = [looks.opened.length, performance.now()];
+  const tokens = [...unknown, await withoutKid(b), `${good.slice(0, -22)}${'A'.repeat(22)}`, 'no.token'];
+  for (let round = 0; round < 3; round += 1)
     assert.deepEqual(new Set(await Promise.all(tokens.map(ask))), new Set([401]));
-  };
-  await flood();
-  assert.equal(events.length, 1);
-  await flood();
-  assert.equal(events.length, 1);
-  clock.now += 4.9;
-  await flood();
-  assert.equal(events.length, 2);
+  const seconds = (performance.now() - began) / 1000;
+  assert.ok(opensOf(path, since) <= Math.ceil(seconds) + 1, `${opensOf(path, since)} looks in ${seconds} s`);
 });
 
-test('requests that come at once when a look is due share it', async (t) => {
-  const path = write(setOf(a));
-  const { clock, events, ask } = await follow(t, path);
-  const token = await mint(a);
-  writeFileSync(path, 'bad');
-  clock.now += 5;
-  assert.deepEqual(new Set(await Promise.all(Array.from({ length: 50 }, () => ask(token)))), new Set([200]));
-  assert.equal(events.length, 1);
-});
+for (const [what, tokenOf] of [
+  ['with the kid of a key', mint],
+  ['without kid for a key', withoutKid],
+] as const) {
+  test(`a token ${what} that is new to the file is accepted once the timer has looked`, async (t) => {
+    const path = write(setOf(a));
+    const { events, ask } = await follow(t, path);
+    const token = await tokenOf(b);
+    assert.equal(await ask(token), 401);
+    writeFileSync(path, setOf(a, b));
+    await until(() => events.length === 1);
+    assert.equal(await ask(token), 200);
+  });
+}
 
-test('looks again when the clock was set back', async (t) => {
-  const path = write(setOf(a));
-  const { clock, published } = await follow(t, path);
-  writeFileSync(path, setOf(b));
-  clock.now -= 3600;
-  assert.equal(await published(), b.kid);
-});
+// ## While it runs: what is no key file
 
-const failures: [what: string, spoil: (path: string) => unknown, reason: KeyError['code']][] = [
-  ['is gone', (path) => rmSync(path), 'missing'],
+const BOM = '\ufeff';
+type Spoil = (path: string) => unknown;
+const put = (content: string | Uint8Array) => (path: string) => writeFileSync(path, content);
+const failures: [what: string, spoil: Spoil, code: KeyError['code'], message: RegExp, program?: string][] = [
+  ['is gone', (path) => rmSync(path), 'missing', /no such key file; .*mcp-auth-middleware generate/],
+  [
+    'is a link to nothing now',
+    (path) => {
+      rmSync(path);
+      symlinkSync(`${path}.gone`, path);
+    },
+    'missing',
+    /no such key file/,
+  ],
+  [
+    'is a link to itself now',
+    (path) => {
+      rmSync(path);
+      symlinkSync(path, path);
+    },
+    'unreadable',
+    /cannot be read \(ELOOP\)/,
+  ],
   [
     'is a directory now',
     (path) => {
@@ -446,65 +470,239 @@ const failures: [what: string, spoil: (path: string) => unknown, reason: KeyErro
       mkdirSync(path);
     },
     'unreadable',
+    /must be a regular file of at most 1 MiB/,
   ],
   [
-    'is half written',
-    (path) => {
-      writeFileSync(path, setOf(b));
-      truncateSync(path, 900);
+    'is a FIFO now',
+    async (path) => {
+      rmSync(path);
+      await run('mkfifo', [path]);
     },
-    'malformed',
+    'unreadable',
+    /must be a regular file/,
+    'mkfifo',
   ],
-  ['is empty', (path) => truncateSync(path), 'malformed'],
-  ['has public keys only', (path) => writeFileSync(path, setOf(publicOf(b))), 'public_only'],
-  ['has a good and a bad key', (path) => writeFileSync(path, setOf(b, { ...c, d: a.d })), 'inconsistent'],
-  ['has a key that does not decrypt', (path) => writeFileSync(path, setOf(b, composite)), 'inconsistent'],
-  ['is larger than 1 MiB', (path) => truncateSync(path, 1_048_577), 'unreadable'],
+  [
+    'is a device now',
+    (path) => {
+      rmSync(path);
+      symlinkSync('/dev/zero', path);
+    },
+    'unreadable',
+    /must be a regular file/,
+  ],
+  ['is half written', put(setOf(b).trimEnd().slice(0, 900)), 'malformed', /is not a JSON object in UTF-8/],
+  ['is empty', (path) => truncateSync(path), 'malformed', /is not a JSON object/],
+  ['has a byte order mark', put(`${BOM}${setOf(b)}`), 'malformed', /byte order mark \(BOM\); save it as UTF-8 without/],
+  ['is in UTF-16', put(Buffer.from(`${BOM}${setOf(b)}`, 'utf16le')), 'malformed', /is not a JSON object in UTF-8/],
+  ['is all zeros, as a crash leaves it', put(Buffer.alloc(20_000)), 'malformed', /is not a JSON object/],
+  ['has an array', put(JSON.stringify([b])), 'malformed', /is not a JSON object/],
+  ['has no keys', put('{"keys":[]}'), 'malformed', /at least one key/],
+  ['has public keys only', put(setOf(publicOf(b))), 'public_only', /is a public key/],
+  ['has two keys of one kid', put(setOf(b, { ...c, kid: b.kid })), 'malformed', /two keys have the same "kid"/],
+  ['has five keys', put(setOf(a, b, c, d, e)), 'too_many', /remove the oldest/],
+  ['has a good and a bad key', put(setOf(b, { ...c, d: a.d })), 'inconsistent', /key 2/],
+  ['has a key that does not decrypt', put(setOf(b, composite)), 'inconsistent', /key 2.*does not decrypt/],
+  ['is larger than 1 MiB', (path) => truncateSync(path, 1_048_577), 'unreadable', /at most 1 MiB/],
 ];
-for (const [what, spoil, reason] of failures) {
-  test(`keeps the last good keys, says so at each look, and recovers, when the file ${what}`, async (t) => {
-    const path = write(setOf(a));
-    const { clock, events, ask, published } = await follow(t, path);
-    const [old, fresh] = [await mint(a), await mint(b)];
-    assert.equal(await ask(old), 200);
-    spoil(path);
-    for (const looks of [1, 2]) {
-      clock.now += 5;
-      assert.equal(
-        await countRsa(async () => assert.equal(await ask(old), 200)),
-        reason === 'inconsistent' && what.includes('decrypt') ? 2 : 0,
-      );
-      assert.equal(await published(), a.kid);
+for (const [what, spoil, code, message, program] of failures) {
+  test(
+    `keeps the last good keys, says so once, and recovers, when the file ${what}`,
+    {
+      skip: program !== undefined && needs(program).skip,
+    },
+    async (t) => {
+      const path = write(setOf(a));
+      const { events, ask, jwks, published } = await follow(t, path);
+      const [old, fresh] = [await mint(a), await mint(b)];
+      assert.equal(await ask(old), 200);
+      await spoil(path);
+      await until(() => events.length > 0);
+      await look(path);
+      const [failed, ...others] = events.splice(0);
+      assert.ok(failed?.message);
+      assert.deepEqual([failed, others], [{ type: 'keys.failed', code, message: failed.message }, []]);
+      assert.match(failed.message, message);
+      assert.ok(failed.message.startsWith(path));
+      for (const secret of secrets) assert.ok(!failed.message.includes(secret.slice(0, 20)));
+      const said = warned.filter((warning) => warning.message === failed.message);
       assert.deepEqual(
-        events,
-        Array.from({ length: looks }, () => ({ type: 'keys.failed', reason })),
+        said.map((warning) => warning.code),
+        ['MCP_AUTH_KEY_FILE'],
       );
+      assert.deepEqual([await ask(old), await ask(await mint(a, { another: 1 })), await ask(fresh)], [200, 200, 401]);
+      assert.deepEqual([(await jwks()).status, await published()], [200, a.kid]);
+      rmSync(path, { recursive: true, force: true });
+      writeFileSync(path, setOf(b), { mode: 0o600 });
+      await until(() => events.some(({ type }) => type === 'keys.loaded'));
+      assert.deepEqual(events.at(-1), loaded(b.kid, b.kid));
+      assert.deepEqual([await ask(old), await ask(fresh), await published()], [401, 200, b.kid]);
+    },
+  );
+}
+
+test('another cause of a failure is another event and another warning, and a return of the first one too', async (t) => {
+  const path = write(setOf(a));
+  const { events } = await follow(t, path);
+  const causes: [Spoil, string][] = [
+    [(file) => rmSync(file), 'missing'],
+    [put('{"keys":'), 'malformed'],
+    [put(setOf(publicOf(a))), 'public_only'],
+  ];
+  for (const [spoil, code] of causes) {
+    spoil(path);
+    await until(() => events.at(-1)?.code === code);
+  }
+  writeFileSync(path, setOf(a), { mode: 0o600 });
+  await until(() => events.at(-1)?.type === 'keys.loaded');
+  rmSync(path);
+  await until(() => events.at(-1)?.type === 'keys.failed');
+  assert.deepEqual(
+    events.map(({ type, code }) => code ?? type),
+    ['missing', 'malformed', 'public_only', 'keys.loaded', 'missing'],
+  );
+  const own = warned.filter(({ message }) => message.startsWith(path));
+  assert.deepEqual(
+    own.map(({ code }) => code),
+    Array.from({ length: 3 }, () => 'MCP_AUTH_KEY_FILE'),
+  );
+});
+
+test(
+  'permissions that are lost are a failure, and the same keys again cost no known token',
+  { skip: process.geteuid === undefined && 'needs user ids' },
+  async (t) => {
+    chmodSync(folder, 0o755); // so that it is the file that cannot be read
+    t.after(() => chmodSync(folder, 0o700));
+    const path = write(setOf(a));
+    const { events, ask } = await follow(t, path);
+    const token = await mint(a);
+    assert.equal(await ask(token), 200);
+    const user = process.geteuid?.();
+    chmodSync(path, 0o000);
+    if (user === 0) process.seteuid?.(65_534); // whom the mode does not stop, if anybody
+    try {
+      await until(() => events.length === 1);
+    } finally {
+      if (user === 0) process.seteuid?.(0);
     }
-    assert.equal(await ask(fresh), 401);
-    rmSync(path, { recursive: true, force: true });
+    const message = `${path}: cannot be read (EACCES); the server's user needs read permission`;
+    assert.deepEqual(events, [{ type: 'keys.failed', code: 'unreadable', message }]);
+    const cost = await countRsa(async () => {
+      assert.equal(await ask(token), 200);
+      chmodSync(path, 0o400);
+      await until(() => events.length === 2);
+      assert.deepEqual(events[1], loaded(a.kid, a.kid));
+      assert.equal(await ask(token), 200);
+    });
+    assert.equal(cost, 0);
+  },
+);
+
+test('a file that everybody may read is warned of when it becomes one, and goes on', async (t) => {
+  const path = write(setOf(a));
+  const { events, ask } = await follow(t, path);
+  const warnings = (): Warning[] => warned.filter(({ code, message }) => message.includes(path) && code !== undefined);
+  await look(path);
+  assert.deepEqual(warnings(), []);
+  chmodSync(path, 0o604);
+  await until(() => warnings().length > 0);
+  await look(path);
+  assert.deepEqual(
+    warnings().map(({ code }) => code),
+    ['MCP_AUTH_KEY_FILE_MODE'],
+  );
+  assert.ok(events.every(({ type }) => type === 'keys.loaded'));
+  assert.equal(await ask(await mint(a)), 200);
+});
+
+test('nothing is said of modes where the file system has none of its own', needs('bindfs'), async (t) => {
+  const [source, mount] = ['source-', 'mount-'].map((name) => mkdtempSync(join(folder, name)));
+  if (!source || !mount) throw new Error('two folders are made above');
+  writeFileSync(join(source, 'keys.json'), setOf(a), { mode: 0o600 });
+  // Every file has one mode there, which chmod does not change: what FAT, SMB and the shares of a desktop look like.
+  const mounted = await run('bindfs', ['--perms=0644:a+X', '--chmod-ignore', source, mount]);
+  assert.equal(mounted.code, 0, mounted.stderr);
+  t.after(() => run('umount', [mount]));
+  const path = join(mount, 'keys.json');
+  assert.equal(statSync(path).mode & 0o777, 0o644);
+  assert.doesNotMatch(await warningsOf(path), /MCP_AUTH_KEY_FILE_MODE/);
+  assert.match(await warningsOf(write(setOf(a), 0o644)), /MCP_AUTH_KEY_FILE_MODE/);
+});
+
+for (const [what, odd] of [
+  ['a line feed', '\n'],
+  ['an escape sequence', '\u001b[2K'],
+  ['a carriage return', '\r'],
+  ['a backspace', '\b\b'],
+  ['a C1 control', '\u009b2K'],
+  ['a right-to-left override', '\u202e'],
+  ['a line separator', '\u2028'],
+] as const) {
+  test(`a path with ${what} is said with it written out, at start and later`, async (t) => {
+    const path = join(folder, `${(files += 1)}${odd}error: all is well.json`);
+    const shown = path.replaceAll(/[^\x20-\x7e]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+    assert.throws(
+      () => start(path),
+      (error) => error instanceof KeyError && error.code === 'missing' && error.message.startsWith(`${shown}: `),
+    );
+    writeFileSync(path, setOf(a), { mode: 0o604 });
+    const { events } = await follow(t, path);
+    writeFileSync(path, '{');
+    await until(() => events.length === 1);
+    assert.ok(events[0]?.message?.startsWith(`${shown}: `));
+    await until(() => warned.filter(({ message }) => message.includes(shown)).length === 2);
+    for (const { message } of warned) assert.doesNotMatch(message, /[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]/);
+  });
+}
+
+for (const source of ['keyFile', 'MCP_KEY_FILE_PATH'] as const) {
+  test(`a relative ${source} is the file it was at construction, wherever the process goes`, async (t) => {
+    const path = write(setOf(a));
+    const [from, set] = [process.cwd(), process.env['MCP_KEY_FILE_PATH']];
+    t.after(() => {
+      process.chdir(from);
+      delete process.env['MCP_KEY_FILE_PATH'];
+      if (set !== undefined) process.env['MCP_KEY_FILE_PATH'] = set;
+    });
+    process.chdir(folder);
+    const relative = basename(path);
+    if (source === 'MCP_KEY_FILE_PATH') process.env['MCP_KEY_FILE_PATH'] = relative;
+    const { events, published } = await follow(t, relative, source === 'keyFile' ? {} : { keyFile: undefined });
+    process.chdir(tmpdir());
+    await look(path);
+    assert.deepEqual(events, []);
     writeFileSync(path, setOf(b));
-    clock.now += 5;
-    assert.deepEqual([await ask(old), await ask(fresh)], [401, 200]);
+    await until(() => events.length === 1);
     assert.equal(await published(), b.kid);
   });
 }
 
-test('a file whose keys have all expired is valid: 503 and an empty set, until there are others', async (t) => {
+// ## While it runs: which key when
+
+test('a file whose keys have all expired is valid: 503 for tokens and documents, until there are others', async (t) => {
   const path = write(setOf(a));
-  const { clock, events, ask, published, url } = await follow(t, path);
+  const verifier = start(path);
+  const { clock, events, get, ask, jwks, published } = await follow(t, path);
   const [known, fresh] = [await mint(a), await mint(b)];
   assert.equal(await ask(known), 200);
-  writeFileSync(path, setOf({ ...a, exp: NOW + 1 }));
+  assert.equal(verifier.isReady(), true);
   clock.now += 5;
-  const answer = await fetch(url, { headers: { authorization: `Bearer ${known}` } });
-  assert.equal(answer.status, 503);
-  assert.match(String(answer.headers.get('retry-after')), /^[1-9]/);
-  assert.equal(Object(await answer.json()).error, 'temporarily_unavailable');
-  assert.equal(await published(), '');
-  assert.deepEqual(events, [{ type: 'keys.loaded' }]);
+  writeFileSync(path, setOf({ ...a, exp: NOW - 1 }, { ...b, exp: NOW }));
+  await until(() => events.length === 1);
+  assert.deepEqual(events.splice(0), [loaded(undefined)]);
+  for (const answer of [await get(known), await get(fresh), await get(await withoutKid(a)), await jwks()]) {
+    assert.equal(answer.status, 503);
+    assert.match(String(answer.headers.get('retry-after')), /^[1-9]/);
+    assert.equal(answer.headers.get('cache-control'), 'no-store');
+    assert.equal(Object(await answer.json()).error, 'temporarily_unavailable');
+  }
+  await until(() => !verifier.isReady());
+  assert.deepEqual(verifier.getJwks(), { keys: [] });
   writeFileSync(path, setOf(b));
-  clock.now += 5;
-  assert.deepEqual([await ask(fresh), await ask(known)], [200, 401]);
+  await until(() => events.length === 1);
+  assert.deepEqual([await ask(fresh), await ask(known), await published()], [200, 401, b.kid]);
+  await until(() => verifier.isReady());
 });
 
 test('publishes the newest key whose time has come, and decrypts with each until it expires', async (t) => {
@@ -529,6 +727,32 @@ test('publishes the newest key whose time has come, and decrypts with each until
   assert.deepEqual(await at(699), [b.kid, 200, 200, 401]);
   assert.deepEqual(await at(700), [b.kid, 401, 200, 401]);
 });
+
+for (const from of ['a file', 'keys given in place'] as const) {
+  test(`keys.active says that time has changed the published key, of ${from}`, async (t) => {
+    const keys = [
+      { ...a, iat: NOW - 1000, exp: NOW + 900 },
+      { ...b, nbf: NOW + 600, exp: NOW + 2000 },
+      { ...c, iat: NOW - 2000, exp: NOW + 100 },
+    ];
+    const path = write(setOf(...keys));
+    const { clock, events } = await follow(t, path, from === 'a file' ? {} : { keyFile: undefined, keys: { keys } });
+    const at = async (seconds: number): Promise<AuthEvent[]> => {
+      clock.now = NOW + seconds;
+      await until(() => events.length > 0);
+      return events.splice(0);
+    };
+    const kids = (...names: (string | undefined)[]): { kids: (string | undefined)[] } => ({ kids: names });
+    const loadedAgain = { type: 'keys.loaded', ...kids(a.kid, b.kid), keyId: a.kid, nextExpiry: NOW + 900 };
+    assert.deepEqual(await at(100), [loadedAgain], 'the next expiry is another one');
+    const active = { type: 'keys.active', ...kids(a.kid, b.kid), keyId: b.kid, nextExpiry: NOW + 900 };
+    assert.deepEqual(await at(600), [active]);
+    assert.deepEqual(await at(599), [{ ...active, keyId: a.kid }], 'the clock was set back');
+    assert.deepEqual(await at(600), [active]);
+    assert.deepEqual(await at(900), [{ ...active, type: 'keys.loaded', ...kids(b.kid), nextExpiry: NOW + 2000 }]);
+    assert.deepEqual(await at(2000), [{ type: 'keys.active', kids: [] }], 'none is published any more');
+  });
+}
 
 const order: [what: string, keys: object[], published: string | undefined][] = [
   [
@@ -572,7 +796,7 @@ for (const [what, keys, kid] of order) {
 
 test('1,000 returning users draw no 503 and no decryption when the keys rotate', async (t) => {
   const path = write(setOf(a));
-  const { clock, ask, published } = await follow(t, path);
+  const { clock, events, ask, published } = await follow(t, path);
   const tokens = await Promise.all(Array.from({ length: 1000 }, (_, i) => mint(a, { i })));
   const all = async (): Promise<number[]> => {
     const statuses: number[] = [];
@@ -581,9 +805,12 @@ test('1,000 returning users draw no 503 and no decryption when the keys rotate',
     return [...new Set(statuses)];
   };
   assert.equal(await countRsa(async () => assert.deepEqual(await all(), [200])), 1000);
-  writeFileSync(path, setOf({ ...a, exp: NOW + 1000 }, { ...b, iat: NOW }));
-  clock.now += 5;
-  assert.equal(await countRsa(async () => assert.deepEqual(await all(), [200])), 1); // the new key's self-test
+  const selfTest = await countRsa(async () => {
+    writeFileSync(path, setOf({ ...a, exp: NOW + 1000 }, { ...b, iat: NOW }));
+    while (events.length === 0) assert.deepEqual(await all(), [200]); // across the look
+    assert.deepEqual(await all(), [200]);
+  });
+  assert.equal(selfTest, 1);
   assert.equal(await published(), b.kid);
   clock.now = NOW + 999;
   assert.equal(await countRsa(async () => assert.deepEqual(await all(), [200])), 0);
@@ -591,63 +818,100 @@ test('1,000 returning users draw no 503 and no decryption when the keys rotate',
   assert.equal(await countRsa(async () => assert.deepEqual(await all(), [401])), 0);
 });
 
-test('a key that is taken out of the file takes its known tokens with it at once, and only those', async (t) => {
+test('a key that is taken out of the file takes its known tokens with it, and only those', async (t) => {
   const path = write(setOf(a, b));
-  const { clock, ask } = await follow(t, path);
+  const { events, ask } = await follow(t, path);
   const tokens = [await mint(a), await mint(b)];
   for (const token of tokens) assert.equal(await ask(token), 200);
   writeFileSync(path, setOf(b));
-  clock.now += 5;
+  await until(() => events.length === 1);
   assert.equal(
     await countRsa(async () => assert.deepEqual([await ask(tokens[0] ?? ''), await ask(tokens[1] ?? '')], [401, 200])),
     0,
   );
-  writeFileSync(path, setOf(a, b));
-  clock.now += 5;
-  const selfTestAndDecryption = 2;
-  assert.equal(await countRsa(async () => assert.equal(await ask(tokens[0] ?? ''), 200)), selfTestAndDecryption);
+  const selfTestAndDecryption = await countRsa(async () => {
+    writeFileSync(path, setOf(a, b));
+    await until(() => events.length === 2);
+    assert.equal(await ask(tokens[0] ?? ''), 200);
+  });
+  assert.equal(selfTestAndDecryption, 2);
+});
+
+test('the same keys in another order, with other times, spelled differently, cost no known token', async (t) => {
+  const path = write(setOf(a, b));
+  const { events, ask } = await follow(t, path);
+  const tokens = [await mint(a), await mint(b)];
+  for (const token of tokens) assert.equal(await ask(token), 200);
+  const same = [
+    setOf(b, a),
+    setOf({ ...a, exp: NOW + 5000 }, { ...b, nbf: NOW - 10 }),
+    JSON.stringify({ keys: [a, b] }, null, 2),
+    setOf({ ...a, use: undefined, key_ops: ['decrypt'] }, { x5t: 'x', ...b }, { ...c, exp: NOW - 1 }),
+  ];
+  const cost = await countRsa(async () => {
+    for (const [index, content] of same.entries()) {
+      writeFileSync(path, content);
+      await until(() => events.length === index + 1);
+      for (const token of tokens) assert.equal(await ask(token), 200, content);
+    }
+  });
+  assert.equal(cost, 1, "the self-test of the third key of the last file, which no token's was");
 });
 
 test('another key under the same kid takes the known tokens of the first with it', async (t) => {
   const path = write(setOf({ ...a, kid: 'key' }));
-  const { clock, ask } = await follow(t, path);
+  const { events, ask } = await follow(t, path);
   const tokens = [await mint({ ...a, kid: 'key' }), await mint({ ...b, kid: 'key' })];
   assert.deepEqual([await ask(tokens[0] ?? ''), await ask(tokens[1] ?? '')], [200, 401]);
   writeFileSync(path, setOf({ ...b, kid: 'key' }));
-  clock.now += 5;
+  await until(() => events.length === 1);
   assert.deepEqual([await ask(tokens[0] ?? ''), await ask(tokens[1] ?? '')], [401, 200]);
 });
 
 test('a decryption under way when its key is taken out neither answers nor fills the cache', async (t) => {
   const path = write(setOf(a, b));
-  const { clock, ask, published } = await follow(t, path);
+  const { events, ask } = await follow(t, path);
   const token = await mint(a);
   const release = hold(t);
   const answer = ask(token);
   await until(() => rsa.running === 1);
   writeFileSync(path, setOf(b));
-  clock.now += 5;
-  assert.equal(await published(), b.kid);
+  await until(() => events.length === 1);
   release();
   assert.equal(await answer, 401);
-  writeFileSync(path, setOf(a, b));
-  clock.now += 5;
-  assert.equal(await countRsa(async () => assert.equal(await ask(token), 200)), 2); // self-test and decryption
+  const selfTestAndDecryption = await countRsa(async () => {
+    writeFileSync(path, setOf(a, b));
+    await until(() => events.length === 2);
+    assert.equal(await ask(token), 200);
+  });
+  assert.equal(selfTestAndDecryption, 2);
 });
 
-test('known tokens are served while a new key is being tested', async (t) => {
+test('a decryption under way when its key is read again is accepted', async (t) => {
   const path = write(setOf(a));
-  const { clock, ask, published } = await follow(t, path);
+  const { events, ask } = await follow(t, path);
+  const token = await mint(a);
+  const release = hold(t);
+  const answer = ask(token);
+  await until(() => rsa.running === 1);
+  writeFileSync(path, setOf({ ...a, exp: NOW + 500 }));
+  await until(() => events.length === 1);
+  release();
+  assert.equal(await answer, 200);
+});
+
+test('known tokens are served by the old keys while a new key is being tested', async (t) => {
+  const path = write(setOf(a));
+  const { events, ask, published } = await follow(t, path);
   const token = await mint(a);
   assert.equal(await ask(token), 200);
-  writeFileSync(path, setOf(a, { ...b, iat: NOW }));
-  clock.now += 5;
   const release = hold(t);
-  const looking = published();
+  writeFileSync(path, setOf({ ...b, iat: NOW }));
   await until(() => rsa.running === 1);
-  assert.equal(await ask(token), 200);
+  assert.deepEqual([await ask(token), await published()], [200, a.kid]);
   release();
-  assert.equal(await looking, b.kid);
+  await until(() => events.length === 1);
+  assert.deepEqual([await ask(token), await published()], [401, b.kid]);
 });
 
 test('a private set given in place is read once and never looks at a file', async () => {
@@ -660,4 +924,198 @@ test('a private set given in place is read once and never looks at a file', asyn
     'unknown_key',
     'accepted',
   ]);
+});
+
+// ## While it runs: clocks and hangs
+
+for (const seconds of [10.5, 60, 3600, 86_400, 10 * 365 * 86_400]) {
+  for (const step of [seconds, -seconds]) {
+    test(`a clock that was set by ${step} s, or a process frozen for so long, looks before it judges`, async (t) => {
+      const path = write(setOf(a, b));
+      const { clock, events, ask, published } = await follow(t, path);
+      writeFileSync(path, setOf(c));
+      clock.now += step;
+      assert.equal(await published(), c.kid);
+      assert.deepEqual(events, [loaded(c.kid, c.kid)]);
+      clock.now -= step; // and back
+      writeFileSync(path, setOf(d));
+      assert.equal(await published(), d.kid);
+      assert.equal(await ask(await mint(d)), 200);
+    });
+  }
+}
+
+test('a look that began before the clock was set is not the one that counts', async (t) => {
+  const path = write(setOf(a));
+  const { clock, events, published } = await follow(t, path);
+  const release = hold(t);
+  writeFileSync(path, setOf(b));
+  await until(() => rsa.running === 1); // the self-test of a look that has read the file
+  writeFileSync(path, setOf(c));
+  clock.now += 11;
+  const asked = published();
+  await sleep(100);
+  release();
+  assert.equal(await asked, c.kid);
+  assert.deepEqual(events, [loaded(b.kid, b.kid), loaded(c.kid, c.kid)]);
+});
+
+/** Its answer and the milliseconds until then. */
+async function timed<T>(work: () => Promise<T>): Promise<[result: T, ms: number]> {
+  const began = performance.now();
+  const result = await work();
+  return [result, performance.now() - began];
+}
+
+const HANGS =
+  'a look that hangs is waited for 1 s by a process that was frozen, then by nobody, is said after 5 s, and recovers';
+test(HANGS, async (t) => {
+  const path = write(setOf(a));
+  const { clock, events, ask, published } = await follow(t, path);
+  const [known, late] = [await mint(a, { iat: NOW - 10_000 }), await mint(b, { iat: NOW - 10_000 })];
+  assert.equal(await ask(known), 200);
+  await until(() => looks.running === 0);
+  const release = hangOpen(t, path);
+  clock.now += 11;
+  const waits = await Promise.all(
+    [known, await mint(a, { iat: NOW - 10_000 })].map((token) => timed(() => ask(token))),
+  );
+  for (const [status, ms] of waits) {
+    assert.equal(status, 200);
+    assert.ok(ms > 800 && ms < 3000, `waited ${ms} ms`);
+  }
+  writeFileSync(path, setOf(b));
+  for (const step of [0, 11, 3600, -7200]) {
+    clock.now += step;
+    const [status, ms] = await timed(() => ask(known));
+    assert.equal(status, 200);
+    assert.ok(ms < 700, `waited ${ms} ms after the clock went ${step} s`);
+  }
+  assert.deepEqual(events, [], 'not said before 5 s');
+  await until(() => events.length === 1);
+  const message = `${path}: has not answered for 5 s; the last good keys go on`;
+  assert.deepEqual(events, [{ type: 'keys.failed', code: 'unreadable', message }]);
+  assert.equal(warned.filter((warning) => warning.message === message).length, 1);
+  assert.equal(await published(), a.kid);
+  release();
+  await until(() => events.length === 2);
+  assert.deepEqual(events[1], loaded(b.kid, b.kid));
+  assert.deepEqual([await ask(late), await ask(known)], [200, 401]);
+});
+
+test('however many key files hang, one open hangs, and the thread pool and forged tokens go their way', async (t) => {
+  const paths = Array.from({ length: 6 }, () => write(setOf(a)));
+  const servers = await Promise.all(paths.map((path) => follow(t, path, { maxPending: 8 })));
+  const other = write(setOf(a));
+  const bystander = await follow(t, other);
+  await until(() => looks.running === 0);
+  looks.most = 0;
+  const releases = paths.map((path) => hangOpen(t, path));
+  await until(() => looks.running === 1);
+  const forged = await Promise.all(Array.from({ length: 100 }, (_, i) => mint(b, { i })));
+  for (const { clock } of servers) clock.now += 30;
+  await sleep(1500);
+  for (const { ask } of servers) {
+    const statuses = await Promise.all(forged.map(ask));
+    assert.deepEqual(new Set(statuses), new Set([401]), 'forged tokens with unknown kids wait for nothing');
+    assert.equal(await ask(await mint(a)), 200, 'a new honest one');
+  }
+  assert.equal(await bystander.ask(await mint(a)), 200);
+  assert.equal(looks.most, 1);
+  for (const path of [...paths, other]) writeFileSync(path, setOf(c));
+  for (const release of releases) release();
+  for (const { events } of [...servers, bystander]) await until(() => events.at(-1)?.keyId === c.kid);
+  assert.equal(looks.most, 1);
+});
+
+test('each of several verifiers follows its own file, and two of one file the same', async (t) => {
+  const paths = Array.from({ length: 5 }, () => write(setOf(a)));
+  const [first = ''] = paths;
+  const servers = await Promise.all([...paths, first].map((path) => follow(t, path)));
+  for (const [key, kid] of [
+    [b, b.kid],
+    [c, c.kid],
+  ] as const) {
+    const began = performance.now();
+    for (const path of paths) writeFileSync(path, setOf(key));
+    for (const { events } of servers) await until(() => events.some(({ keyId }) => keyId === kid));
+    assert.ok(performance.now() - began < 3000, 'each within seconds');
+  }
+  for (const { events } of servers) assert.deepEqual(events, [loaded(b.kid, b.kid), loaded(c.kid, c.kid)]);
+});
+
+test('a verifier that nobody holds is collected, and its file is looked at no more', async () => {
+  const path = write(setOf(a));
+  const dropped = ((): WeakRef<object>[] => {
+    const verifier = new JWETokenVerifier({ keyFile: path });
+    return [new WeakRef(verifier), new WeakRef(withAuth(() => {}, { verifier }))];
+  })();
+  await look(path);
+  for (const reference of dropped) assert.ok(await isCollected(reference));
+  await until(() => {
+    collect();
+    return looks.running === 0;
+  });
+  await sleep(1500);
+  collect();
+  const since = looks.opened.length;
+  await sleep(2500);
+  assert.equal(opensOf(path, since), 0);
+});
+
+/** A process of its own that imports the library and the means of these tests. */
+function program(source: string, keyFile: string, timeout = 40_000): ReturnType<typeof run> {
+  const head = `
+    import { createServer } from 'node:http';
+    import { once } from 'node:events';
+    import { JWETokenVerifier, withAuth } from ${JSON.stringify(pathToFileURL(join(root, 'dist/mcp-auth.js')).href)};
+    const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));`;
+  const args = ['--no-warnings', '--input-type=module', '-e', head + source];
+  return run(process.execPath, args, { env: { MCP_KEY_FILE_PATH: keyFile }, timeout });
+}
+
+test('neither the timer nor an issuer that hangs keeps a process alive', async (t) => {
+  const { url } = await serve(t, () => {}); // never answers
+  const issuers = `{ audience: 'a', trustedIssuers: [
+    { issuer: 'url', jwks: new URL('${url}') }, { issuer: 'function', jwks: () => new Promise(() => {}) } ] }`;
+  const path = write(setOf(a, b));
+  for (const [what, source, seconds] of [
+    ['a file', 'new JWETokenVerifier();', 3],
+    ['a file, some looks later', 'new JWETokenVerifier(); await sleep(2500);', 6],
+    ['issuers that were not asked yet', `new JWETokenVerifier(${issuers});`, 3],
+    ['issuers that were asked', `new JWETokenVerifier(${issuers}); await sleep(1500);`, 11],
+  ] as const) {
+    const [{ code, signal, stderr }, ms] = await timed(() => program(source, path));
+    assert.deepEqual([code, signal, stderr], [0, null, ''], what);
+    assert.ok(ms < seconds * 1000, `${what}: ${ms} ms`);
+  }
+});
+
+const FROZEN = 'a process that was stopped for longer than 10 s judges by the keys of now when it goes on';
+test(FROZEN, { skip: process.platform === 'win32' && 'no SIGSTOP' }, async (t) => {
+  const path = write(setOf(a));
+  const source = `
+    import { createServer } from 'node:http';
+    import { withAuth } from ${JSON.stringify(pathToFileURL(join(root, 'dist/mcp-auth.js')).href)};
+    const server = createServer(withAuth((req, res) => res.end())).listen(0, '127.0.0.1', () => {
+      console.log(server.address().port);
+    });`;
+  const env = { ...process.env, MCP_KEY_FILE_PATH: path };
+  const child = spawn(process.execPath, ['--no-warnings', '--input-type=module', '-e', source], { env });
+  t.after(() => child.kill('SIGKILL'));
+  const [port] = await once(child.stdout, 'data');
+  const ask = async (token: string): Promise<number> =>
+    (await fetch(`http://127.0.0.1:${Number(port)}`, { headers: { authorization: `Bearer ${token}` } })).status;
+  const [old, fresh] = await Promise.all(
+    [a, b].map((key) => encryptToken({ sub: 'alice' }, publicOf(key), { expiresIn: 3600 })),
+  );
+  assert.ok(old && fresh);
+  assert.deepEqual([await ask(old), await ask(fresh)], [200, 401]);
+  child.kill('SIGSTOP');
+  writeFileSync(path, setOf(b));
+  await sleep(11_500);
+  const asked = [old, fresh, old, fresh].map(ask); // at hand when it goes on, before its timer has run
+  await sleep(200);
+  child.kill('SIGCONT');
+  assert.deepEqual(await Promise.all(asked), [401, 200, 401, 200]);
 });

@@ -1,5 +1,6 @@
-// What is published and what is vendored, used the way its users do: installed from the tarball, copied as one file, run unbuilt.
+// What is published and vendored, used as its users do: installed from the tarball, copied as one file, run unbuilt.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import {
   copyFileSync,
   existsSync,
@@ -15,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { build } from 'esbuild';
+import { parse } from 'yaml';
 import { needs, root, run, type Finished } from './support/support.js';
 
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
@@ -48,6 +50,7 @@ const exported = [
   'JWETokenVerifier',
   'KeyError',
   'authMiddleware',
+  'bearerToken',
   'compactDecrypt',
   'compactEncrypt',
   'encryptToken',
@@ -57,6 +60,7 @@ const exported = [
   'getUser',
   'jwkThumbprint',
   'publicJwks',
+  'runAs',
   'withAuth',
   'withAuthFetch',
 ];
@@ -68,13 +72,16 @@ import { createServer } from 'node:http';
 import { encryptToken, generateKeyPair, getUser, withAuth } from '${library}';
 
 const { privateJwk, publicJwk } = await generateKeyPair({ modulusLength: 2048 });
-const handler = withAuth((_req, res) => void res.end(\`Hello, \${getUser<{ name: string }>().name}!\`), { keys: { keys: [privateJwk] } });
-const server = createServer(handler).listen(0, '127.0.0.1');
+const listener = withAuth((_req, res) => void res.end(\`Hello, \${getUser<{ name: string }>().name}!\`), {
+  keys: { keys: [privateJwk] },
+});
+const server = createServer(listener).listen(0, '127.0.0.1');
 await once(server, 'listening');
 const address = server.address();
 if (address === null || typeof address === 'string') throw new Error('no port');
 const token = await encryptToken({ name: 'Ada' }, publicJwk);
-const response = await fetch(\`http://127.0.0.1:\${address.port}/\`, { headers: { Authorization: \`Bearer \${token}\` } });
+const headers = { Authorization: \`Bearer \${token}\` };
+const response = await fetch(\`http://127.0.0.1:\${address.port}/\`, { headers });
 console.log(response.status, await response.text());
 server.closeAllConnections();
 server.close();
@@ -162,6 +169,25 @@ describe('the sources', () => {
   });
 });
 
+describe('the workflows', () => {
+  const workflows = readdirSync(join(root, '.github/workflows'));
+  for (const file of workflows) {
+    it(`${file} pins every action by its commit and may write nothing but what a job asks for`, () => {
+      const text = readFileSync(join(root, '.github/workflows', file), 'utf8');
+      const actions = [...text.matchAll(/\buses: (.*)/g)].map(([, action = '']) => action);
+      assert.ok(actions.length > 0);
+      for (const action of actions) assert.match(action, /^actions\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
+      const { permissions, jobs } = parse(text);
+      assert.deepEqual(permissions, { contents: 'read' });
+      const writing = Object.entries<{ permissions?: object }>(jobs).filter(([, job]) => job.permissions);
+      assert.deepEqual(
+        writing.map(([name, job]) => ({ file, name, ...job.permissions })),
+        file === 'release.yml' ? [{ file, name: 'publish', 'id-token': 'write' }] : [],
+      );
+    });
+  }
+});
+
 describe('dist/', () => {
   it('mcp-auth.js keeps the comments that people audit', () => {
     const source = readFileSync(join(root, 'mcp-auth.ts'), 'utf8');
@@ -202,7 +228,7 @@ describe('the tarball', () => {
     const { stdout } = await npm(root, 'pack', '--ignore-scripts', '--json', '--pack-destination', folder);
     tarball = join(folder, `${manifest.name}-${manifest.version}.tgz`);
     assert.ok(existsSync(tarball), stdout);
-    cwd = project('installed', { 'package.json': '{ "private": true }' });
+    cwd = project('installed', { 'package.json': '{ "name": "installed", "version": "1.0.0", "private": true }' });
     await npm(cwd, 'install', '--offline', '--no-audit', '--no-fund', tarball);
   });
 
@@ -219,9 +245,33 @@ describe('the tarball', () => {
     ]);
   });
 
+  it('has nothing that publint would mend', async () => {
+    const { code, stdout } = await run(join(root, 'node_modules/.bin/publint'), ['run', tarball, '--strict']);
+    assert.equal(code, 0, stdout);
+    assert.match(stdout, /All good!/);
+  });
+
+  it('has types that agree with its code for every kind of import', async () => {
+    // It is an ES module for require() too, which is in every supported Node and which the tool still warns of.
+    const args = [tarball, '--no-color', '--ignore-rules', 'cjs-resolves-to-esm'];
+    const { code, stdout, stderr } = await run(join(root, 'node_modules/.bin/attw'), args);
+    assert.equal(code, 0, stdout + stderr);
+    assert.match(stdout, /No problems found/);
+  });
+
   it('installs without a network and brings no other package', () => {
     const packages = readdirSync(join(cwd, 'node_modules')).filter((name) => !name.startsWith('.'));
     assert.deepEqual(packages, ['mcp-auth-middleware']);
+  });
+
+  it('has a bill of materials of one component, with the hash of the tarball', async () => {
+    const { components } = JSON.parse((await npm(cwd, 'sbom', '--sbom-format', 'cyclonedx')).stdout);
+    assert.deepEqual(
+      components.map(({ purl }: { purl: string }) => purl),
+      [`pkg:npm/${manifest.name}@${manifest.version}`],
+    );
+    const sha512 = createHash('sha512').update(readFileSync(tarball)).digest('hex');
+    assert.deepEqual(components[0].hashes, [{ alg: 'SHA-512', content: sha512 }]);
   });
 
   const loaders = {

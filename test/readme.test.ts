@@ -4,10 +4,10 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
-  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -19,7 +19,7 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import * as library from 'mcp-auth-middleware';
-import { findProgram, keyPair, needs, root, run, type Finished, type Scope } from './support/support.js';
+import { keyPair, needs, root, run, type Finished, type Scope } from './support/support.js';
 
 const { encryptToken, JWETokenVerifier, KeyError, withAuthFetch } = library;
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -41,31 +41,35 @@ const prose = readme.replace(/^```.*\n[^]*?^```$/gm, '');
 /** The programs: each says in its first line what its file is called. */
 const programs = new Map<string, string>();
 for (const { language, code } of blocks.filter(({ language }) => language === 'js' || language === 'ts')) {
-  const [, name = ''] = /^\/\/ ([\w-]+\.(?:js|ts))\n/.exec(code) ?? [];
+  const [, name = ''] = /^\/\/ ([\w-]+\.(?:mjs|ts))(?:: .+)?\n/.exec(code) ?? [];
   assert.ok(
-    name.endsWith(`.${language}`) && !programs.has(name),
+    name.endsWith(language === 'js' ? '.mjs' : '.ts') && !programs.has(name),
     `the first line names the file: ${code.slice(0, 60)}`,
   );
   programs.set(name, code);
 }
-const shell = blocks.filter(({ language }) => language === 'sh').map(({ code }) => code.trimEnd());
+const kubernetes = readme.split(/^(?=## )/m).find((section) => section.startsWith('## Kubernetes\n')) ?? '';
+const shell = blocks
+  .filter(({ language, code }) => language === 'sh' && !kubernetes.includes(code))
+  .map(({ code }) => code.trimEnd());
 
-/** The rows of the table under a heading, without its head. */
-function table(heading: string): string[][] {
+const cellsOf = (row: string): string[] =>
+  row
+    .split('|')
+    .slice(1, -1)
+    .map((cell) => cell.trim());
+
+/** The rows of each table under a heading, without its head. */
+function tables(heading: string): string[][][] {
   const section = prose.split(/^#+ /m).find((part) => part.startsWith(`${heading}\n`));
   assert.ok(section, `a section "${heading}"`);
-  const rows = section
-    .split('\n')
-    .filter((line) => line.startsWith('|'))
-    .slice(2);
-  assert.ok(rows.length > 0, `a table in "${heading}"`);
-  return rows.map((row) =>
-    row
-      .split('|')
-      .slice(1, -1)
-      .map((cell) => cell.trim()),
+  const found = [...section.matchAll(/(?:^\|.*\n)+/gm)].map(([rows]) =>
+    rows.trimEnd().split('\n').slice(2).map(cellsOf),
   );
+  assert.ok(found.length > 0 && found.every((rows) => rows.length > 0), `a table in "${heading}"`);
+  return found;
 }
+const table = (heading: string): string[][] => tables(heading)[0] ?? [];
 const codeIn = (markdown = ''): string[] => [...markdown.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code);
 
 // ## The reader's project
@@ -87,11 +91,11 @@ Server.prototype.listen = function (port, ...rest) {
 `,
 );
 
-/** A project as the README has it after \`npm install\`, with all of its programs. */
+/** A project after `npm install`, with all programs of the README; of CommonJS, as `npm init -y` makes it. */
 function project(name: string): string {
   const cwd = join(folder, name);
   mkdirSync(join(cwd, 'node_modules/.bin'), { recursive: true });
-  writeFileSync(join(cwd, 'package.json'), '{ "private": true, "type": "module" }');
+  writeFileSync(join(cwd, 'package.json'), '{ "private": true, "type": "commonjs" }');
   symlinkSync(root, join(cwd, 'node_modules/mcp-auth-middleware'));
   symlinkSync(cli, join(cwd, 'node_modules/.bin/mcp-auth-middleware'));
   for (const dependency of ['@modelcontextprotocol', '@types', 'express'])
@@ -155,6 +159,21 @@ async function saveKeys(cwd: string): Promise<{ MCP_KEY_FILE_PATH: string }> {
   return { MCP_KEY_FILE_PATH: '.keys/mcp-private.json' };
 }
 
+/** Puts the tarball into a folder, of what is built. */
+async function pack(cwd: string): Promise<void> {
+  const { code, stderr } = await bash(cwd, `npm pack --ignore-scripts --silent --pack-destination . '${root}'`);
+  assert.equal(code, 0, stderr);
+}
+
+/** The inspector and the Node it needs come with the runtimes, which `.ci/run` installs. */
+const runtimes = join(root, 'test/runtimes/node_modules');
+const inspected = (): { skip: string | false } => ({
+  skip:
+    existsSync(join(runtimes, '@modelcontextprotocol/inspector')) || process.env.CI
+      ? false
+      : 'npm ci --prefix test/runtimes installs the inspector and the Node it needs',
+});
+
 async function bearer(claims: object): Promise<{ Authorization: string }> {
   const { publicJwk } = await keyPair();
   return { Authorization: `Bearer ${await encryptToken(claims, publicJwk)}` };
@@ -168,8 +187,8 @@ async function get(url: string, headers: Record<string, string> = {}): Promise<[
 // ## Tests
 
 describe('the shell blocks', () => {
-  const [clone = '', begin = '', ask = '', kubernetes = '', ...others] = shell;
-  it('are these four', () => assert.deepEqual(others, []));
+  const [clone = '', begin = '', ask = '', sdk = '', inspector = '', page = '', ...others] = shell;
+  it('are these six, and those on Kubernetes, which operator.test.ts runs', () => assert.deepEqual(others, []));
 
   it('on a fresh clone: are what CI runs', () => {
     assert.equal(clone, 'npm ci && npm start\nnpm ci && npm test');
@@ -179,73 +198,101 @@ describe('the shell blocks', () => {
       assert.match(workflow, new RegExp(`^ +- run: ${command}$`, 'm'));
   });
 
-  it(
-    'in a project: make keys, start the server, are greeted with a token and refused without',
-    needs('curl'),
-    async (t) => {
-      const cwd = project('begin');
-      const lines = begin.split('\n');
-      const [, ...args] = lines.pop()?.split(' ') ?? [];
-      assert.deepEqual(args, ['--env-file=.env', 'server.js']);
+  it('in a new project: install the tarball, make keys, greet who has a token', needs('curl'), async (t) => {
+    const cwd = join(folder, 'begin');
+    mkdirSync(cwd);
+    const made = await bash(cwd, 'npm init -y');
+    assert.equal(made.code, 0, made.stderr);
+    await pack(cwd);
+    writeFileSync(join(cwd, 'server.mjs'), programs.get('server.mjs') ?? '');
+    // What is there stays, also where a file does not end in a line break.
+    const [variable, ignored] = ['DATABASE_URL=postgres://db', 'node_modules'];
+    writeFileSync(join(cwd, '.env'), variable);
+    writeFileSync(join(cwd, '.gitignore'), ignored);
 
-      const made = await bash(cwd, lines.join('\n'));
-      assert.equal(made.code, 0, made.stderr);
-      assert.match(made.stdout, /^Keys generated/);
-      const advised = /For \.env:\n +(.+)\nFor \.gitignore:\n +(.+)\n/.exec(made.stderr)?.slice(1);
-      assert.deepEqual(
-        advised,
-        ['.env', '.gitignore'].map((file) => readFileSync(join(cwd, file), 'utf8').trimEnd()),
-        'as the command itself says',
-      );
+    const lines = begin.split('\n');
+    const [, ...args] = lines.pop()?.split(' ') ?? [];
+    assert.deepEqual(args, ['--env-file=.env', 'server.mjs']);
+    const { code, stdout, stderr } = await bash(cwd, lines.join('\n'));
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /^Keys generated/m);
+    const advised = /For \.env:\n +(.+)\nFor \.gitignore:\n +(.+)\n/.exec(stderr)?.slice(1);
+    const linesOf = (file: string): string[] => readFileSync(join(cwd, file), 'utf8').split('\n').filter(Boolean);
+    assert.deepEqual(
+      [linesOf('.env'), linesOf('.gitignore')],
+      [
+        [variable, advised?.[0]],
+        [ignored, advised?.[1]],
+      ],
+    );
 
-      const url = await start(t, cwd, args);
-      const [greeted = '', refused = '', ...more] = ask.split('\n');
-      assert.deepEqual(more, []);
-      const greeting = await bash(cwd, here(greeted, url));
-      assert.equal(greeting.stdout, 'Hello, Ada!\n', greeting.stderr);
-      const refusal = await bash(cwd, here(refused, url));
-      assert.match(refusal.stdout, /^HTTP\/1\.1 401 /);
-    },
-  );
+    const url = await start(t, cwd, args);
+    const [greeted = '', refused = '', ...more] = ask.split('\n');
+    assert.deepEqual(more, []);
+    const greeting = await bash(cwd, here(greeted, url));
+    assert.equal(greeting.stdout, 'Hello, Ada!\n', greeting.stderr);
+    const refusal = await bash(cwd, here(refused, url));
+    assert.match(refusal.stdout, /^HTTP\/1\.1 401 /);
+  });
 
-  it(
-    'for Kubernetes: give kubectl a Secret with a usable key and leave nothing on the disk',
-    needs('kubectl'),
-    async () => {
-      const cwd = project('kubernetes');
-      const bin = join(folder, 'bin');
-      mkdirSync(bin);
-      // There is no cluster: the real kubectl reads the Secret and prints it.
-      writeFileSync(
-        join(bin, 'kubectl'),
-        '#!/bin/sh\n[ "$*" = "apply --server-side -f -" ] || exit 64\n' +
-          `exec ${findProgram('kubectl')} label --local -o json -f - checked=yes\n`,
-      );
-      chmodSync(join(bin, 'kubectl'), 0o755);
-      const { code, stdout, stderr } = await bash(cwd, kubernetes, bin);
-      assert.equal(code, 0, stderr);
-      const secret = JSON.parse(stdout);
-      assert.deepEqual([secret.kind, secret.metadata.name], ['Secret', 'mcp-server-keys']);
-      const verifier = new JWETokenVerifier({
-        keys: JSON.parse(Buffer.from(secret.data.mcp_jwks, 'base64').toString()),
-      });
-      const token = await encryptToken({ name: 'Ada' }, verifier.getJwks());
-      assert.equal((await verifier.verifyToken(token)).name, 'Ada');
-      assert.equal(existsSync(join(cwd, '.keys')), false);
-    },
-  );
+  it('where the package is not installed: run nothing', async () => {
+    const cwd = join(folder, 'empty');
+    mkdirSync(cwd);
+    const [command] = begin.split('\n').filter((line) => line.endsWith(' generate'));
+    const { code, stdout } = await bash(cwd, command ?? '');
+    assert.notEqual(code, 0);
+    assert.equal(stdout, '');
+    assert.deepEqual(readdirSync(cwd), []);
+    const calls = [...readme.matchAll(/npx (.*?)mcp-auth-middleware/g)].map(([, options]) => options);
+    assert.deepEqual([...new Set(calls)], ['--no '], 'no call fetches a package of that name from elsewhere');
+  });
+
+  it('with the MCP SDK: install what the server imports', () => {
+    const imported = [...(programs.get('mcp-server.mjs') ?? '').matchAll(/ from '([^:]+?)'/g)].map(([, name]) => name);
+    const [install, ...names] = sdk.replace('npm ', '').split(' ');
+    assert.equal(install, 'install');
+    assert.deepEqual([...names, 'mcp-auth-middleware'].sort(), imported.sort());
+    for (const name of names) assert.ok(existsSync(join(root, 'node_modules', name)), name);
+  });
+
+  it('with the MCP inspector: call the tool', inspected(), async (t) => {
+    const cwd = project('inspector');
+    const url = await start(t, cwd, ['mcp-server.mjs'], await saveKeys(cwd));
+    const bin = join(runtimes, '@modelcontextprotocol/inspector/clients/launcher/build/index.js');
+    const command = here(inspector, url).replace('npx @modelcontextprotocol/inspector', `node ${bin}`);
+    const { code, stdout, stderr } = await bash(cwd, command, join(runtimes, 'node24/bin'));
+    assert.equal(code, 0, stderr);
+    assert.equal(JSON.parse(stdout).content[0].text, 'Hello, Ada!');
+  });
+
+  it('with the page: serve it', async (t) => {
+    const cwd = project('page');
+    await saveKeys(cwd);
+    symlinkSync(join(root, 'examples'), join(cwd, 'examples'));
+    const words = page.split(' ');
+    const env = Object.fromEntries(words.slice(0, 2).map((word) => word.split('=')));
+    const [program, script, ...more] = words.slice(2);
+    assert.deepEqual(
+      [program, script, more, Object.keys(env)],
+      ['node', 'examples/server.ts', [], ['MCP_KEY_FILE_PATH', 'PAGE']],
+    );
+    // Node 20 cannot run the TypeScript that the reader has.
+    const url = await start(t, cwd, [join(root, 'build/examples/server.js')], env);
+    const [status, html] = await get(url);
+    assert.deepEqual([status, html], [200, readFileSync(join(root, 'examples/browser.html'), 'utf8')]);
+  });
 });
 
 describe('the programs', () => {
   const runs: Record<string, (scope: Scope, cwd: string) => Promise<void>> = {
-    'server.js': async (scope, cwd) => {
-      const url = await start(scope, cwd, ['server.js'], await saveKeys(cwd));
+    'server.mjs': async (scope, cwd) => {
+      const url = await start(scope, cwd, ['server.mjs'], await saveKeys(cwd));
       assert.deepEqual(await get(url, await bearer({ name: 'Ada' })), [200, 'Hello, Ada!\n']);
       assert.equal((await get(url))[0], 401);
     },
 
-    'mcp-server.js': async (scope, cwd) => {
-      const url = await start(scope, cwd, ['mcp-server.js'], await saveKeys(cwd));
+    'mcp-server.mjs': async (scope, cwd) => {
+      const url = await start(scope, cwd, ['mcp-server.mjs'], await saveKeys(cwd));
       const theOtherSide = join(root, 'build/examples/gateway.js');
       const { stdout, stderr } = await run(process.execPath, [theOtherSide, `${url}/mcp`]);
       assert.equal(stdout, 'Hello, Ada!\n', stderr);
@@ -256,7 +303,7 @@ describe('the programs', () => {
       const [wrapped] = codeIn(prose).filter((code) => code.startsWith('withAuth(handler, { requiredClaims'));
       assert.ok(wrapped, 'the call under "Claims in a tool"');
       writeFileSync(
-        join(cwd, 'main.js'),
+        join(cwd, 'main.mjs'),
         `
         import { createServer } from 'node:http';
         import { withAuth } from 'mcp-auth-middleware';
@@ -266,12 +313,14 @@ describe('the programs', () => {
       `,
       );
       // With the settings of "Vendoring", the strictest as well.
-      const [module, target] = [/"module": "\w+"/, /"target": "\w+"/].map((setting) => setting.exec(prose)?.[0]);
+      const [module, target, types] = [/"module": "\w+"/, /"target": "\w+"/, /"types": \[.*?\]/].map(
+        (setting) => setting.exec(prose)?.[0],
+      );
       writeFileSync(
         join(cwd, 'tsconfig.json'),
         `{
           "compilerOptions": {
-            ${module}, ${target}, "types": ["node"],
+            ${module}, ${target}, ${types},
             "strict": true, "exactOptionalPropertyTypes": true, "noUncheckedIndexedAccess": true
           },
           "files": ["tool.ts"]
@@ -280,7 +329,7 @@ describe('the programs', () => {
       const compiled = await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', '.'], { cwd });
       assert.equal(compiled.code, 0, compiled.stdout);
 
-      const url = await start(scope, cwd, ['main.js'], await saveKeys(cwd));
+      const url = await start(scope, cwd, ['main.mjs'], await saveKeys(cwd));
       const claims = { sub: 'user-1', email: 'ada@example.com', scope: 'notes:read notes:write' };
       assert.deepEqual(await get(url, await bearer({ ...claims, team: 'Engines' })), [
         200,
@@ -292,22 +341,31 @@ describe('the programs', () => {
       ]);
       for (const missing of ['email', 'scope'])
         assert.equal((await get(url, await bearer({ ...claims, [missing]: undefined })))[0], 403, missing);
+
+      const [tested] = codeIn(prose).filter((code) => code.startsWith('runAs({'));
+      assert.ok(tested, 'the call without a request');
+      const source = `
+        import { runAs } from 'mcp-auth-middleware';
+        import { describeCaller } from './tool.js';
+        console.log(${tested});`;
+      const { stdout, stderr } = await run(process.execPath, ['--input-type=module', '-e', source], { cwd });
+      assert.equal(stdout, 'ada@example.com of no team through , encrypted\n', stderr);
     },
 
-    'signed-server.js': async (scope, cwd) => {
+    'signed-server.mjs': async (scope, cwd) => {
       const env = await saveKeys(cwd);
       await makeIssuer(cwd);
-      const url = await start(scope, cwd, ['signed-server.js'], env);
+      const url = await start(scope, cwd, ['signed-server.mjs'], env);
       const unsigned = await bearer({ name: 'Ada', aud: 'https://mcp.example/mcp', iss: 'https://idp.example' });
       assert.equal((await get(url, unsigned))[0], 401);
     },
 
-    'issuer.js': async (scope, cwd) => {
+    'issuer.mjs': async (scope, cwd) => {
       const env = await saveKeys(cwd);
       await makeIssuer(cwd);
-      const url = await start(scope, cwd, ['signed-server.js'], env);
-      writeFileSync(join(cwd, 'issuer.js'), here(programs.get('issuer.js') ?? '', url));
-      const { code, stdout, stderr } = await run(process.execPath, ['issuer.js'], { cwd });
+      const url = await start(scope, cwd, ['signed-server.mjs'], env);
+      writeFileSync(join(cwd, 'issuer.mjs'), here(programs.get('issuer.mjs') ?? '', url));
+      const { code, stdout, stderr } = await run(process.execPath, ['issuer.mjs'], { cwd });
       assert.equal(code, 0, stderr);
       assert.deepEqual(await get(url, { Authorization: `Bearer ${stdout.trim()}` }), [
         200,
@@ -315,24 +373,24 @@ describe('the programs', () => {
       ]);
     },
 
-    'express-server.js': async (scope, cwd) => {
-      const url = await start(scope, cwd, ['express-server.js'], await saveKeys(cwd));
+    'express-server.mjs': async (scope, cwd) => {
+      const url = await start(scope, cwd, ['express-server.mjs'], await saveKeys(cwd));
       const [status, body] = await get(`${url}/me`, await bearer({ name: 'Ada' }));
       assert.deepEqual([status, JSON.parse(body).name], [200, 'Ada']);
       assert.equal((await get(`${url}/me`))[0], 401);
       assert.equal((await get(`${url}/.well-known/jwks.json`))[0], 200);
     },
 
-    'fetch-server.js': async (_scope, cwd) => {
+    'fetch-server.mjs': async (_scope, cwd) => {
       const env = { ...(await saveKeys(cwd)), BEARER: (await bearer({ name: 'Ada' })).Authorization };
       const source = `
-        import server from './fetch-server.js';
+        import server from './fetch-server.mjs';
         for (const headers of [{ Authorization: process.env.BEARER }, {}]) {
           const response = await server.fetch(new Request('http://127.0.0.1/', { headers }));
           console.log(response.status, response.ok ? await response.text() : '');
         }`;
       const { stdout, stderr } = await run(process.execPath, ['--input-type=module', '-e', source], { cwd, env });
-      assert.equal(stdout, '200 Hello, Ada!\n401 \n', stderr);
+      assert.equal(stdout, '200 Hello, Ada!\n\n401 \n', stderr);
     },
   };
 
@@ -353,6 +411,17 @@ describe('the programs', () => {
   }
   it('are all in the README', () => assert.deepEqual(Object.keys(runs), [...programs.keys()]));
 });
+
+/** What differs from run to run: key ids by the order in which they come, dates, and how far away they are. */
+function timeless(text: string): string {
+  const ids: string[] = [];
+  return text
+    .replace(
+      /(?<![\w-])[\w-]{43}(?![\w-])/g,
+      (id) => `KEY${(ids.includes(id) ? ids : (ids.push(id), ids)).indexOf(id)}`,
+    )
+    .replace(/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC \((?:now|in .*?|.*? ago)\)/g, 'TIME');
+}
 
 describe('the command', () => {
   let usage = '';
@@ -375,6 +444,21 @@ describe('the command', () => {
         .sort(),
       [...new Set(commands)].sort(),
     );
+  });
+
+  it('prints the transcripts of the README', async () => {
+    const cwd = project('transcripts');
+    const bin = join(cwd, 'node_modules/.bin');
+    const before =
+      'mcp-auth-middleware generate && mcp-auth-middleware token --claim sub=ada --claim name=Ada > token.txt';
+    const made = await bash(cwd, before, bin);
+    assert.equal(made.code, 0, made.stderr);
+    const [transcript = '', ...more] = blocks.filter(({ language }) => language === 'console').map(({ code }) => code);
+    assert.deepEqual(more, []);
+    let printed = '';
+    for (const [line, command = ''] of transcript.matchAll(/^\$ (.+)\n/gm))
+      printed += line + (await bash(cwd, `{ ${command}; } 2>&1`, bin)).stdout;
+    assert.equal(timeless(printed), timeless(transcript));
   });
 });
 
@@ -473,10 +557,96 @@ describe('the tables of the API', () => {
   });
 });
 
+it('the table of hosts has the lines that the examples have', () => {
+  for (const [host = '', lines = ''] of table('Hosts')) {
+    const files = [...host.matchAll(/\]\((examples\/hosts\/[^)]+)\)/g)].map(([, file = '']) => file);
+    assert.ok(files.length > 0, host);
+    const counts = files.map((file) => readFileSync(join(root, file), 'utf8').trimEnd().split('\n').length);
+    const [least, most] = [Math.min(...counts), Math.max(...counts)];
+    assert.equal(lines, least === most ? `${least}` : `${least} to ${most}`, host);
+  }
+});
+
 describe('the text', () => {
   it('names the version that is built', () => {
-    const names = codeIn(prose).flatMap((code) => /^npm install \.\/(\S+)$/.exec(code)?.[1] ?? []);
-    assert.deepEqual(names, [`${manifest.name}-${manifest.version}.tgz`]);
+    const names = [...readme.matchAll(/[\w.-]+\.tgz/g)].map(([name]) => name);
+    assert.deepEqual([...new Set(names)], [`${manifest.name}-${manifest.version}.tgz`]);
+  });
+
+  it('lists its sections', () => {
+    const headings = [...prose.matchAll(/^## (.+)$/gm)].map(([, heading = '']) => heading);
+    const listed = [...prose.matchAll(/\[([^\]]+)\]\(#[^)]+\)/g)].map(([, name]) => name);
+    assert.deepEqual(
+      headings.filter((heading) => heading !== 'Contents' && !listed.includes(heading)),
+      [],
+    );
+  });
+
+  it('names the sections of the file, in its order', () => {
+    const source = readFileSync(join(root, 'mcp-auth.ts'), 'utf8');
+    const sections = [...source.matchAll(/^\/\/ ## (.+)\n\/\/ -+$/gm)].map(([, name = '']) => name);
+    const named = table('The file').flatMap(([cell = '']) => {
+      const [, surface = '', names = cell] = /^\*\*(Audit surface: )(.+)\*\*$/.exec(cell) ?? [];
+      return names.split(', ').map((name) => surface + name);
+    });
+    assert.deepEqual(named, sections);
+  });
+
+  it('names every event', () => {
+    const source = readFileSync(join(root, 'mcp-auth.ts'), 'utf8');
+    const [, union = ''] = /interface AuthEvent \{\n  readonly type:\n([^;]+);/.exec(source) ?? [];
+    const types = [...union.matchAll(/'([\w.]+)'/g)].map(([, type]) => type);
+    assert.ok(types.length > 0);
+    assert.deepEqual(
+      table('Observability').flatMap(([cell]) => codeIn(cell)),
+      types,
+    );
+  });
+
+  it('repeats what is run elsewhere: the producer in Python and the matrix of producers', () => {
+    const [python = '', ...more] = blocks.filter(({ language }) => language === 'python').map(({ code }) => code);
+    assert.deepEqual(more, []);
+    let at = 0;
+    const program = readFileSync(join(root, 'examples/producers/producer.py'), 'utf8').split('\n');
+    for (const line of python.trimEnd().split('\n')) {
+      at = program.indexOf(line, at);
+      assert.notEqual(at, -1, line);
+    }
+    const matrix = readFileSync(join(root, 'examples/producers/README.md'), 'utf8').split('\n');
+    for (const [name = '', ...cells] of table('Producers')) {
+      const row = cellsOf(matrix.find((line) => line.startsWith(`| ${name} | accepted `)) ?? '');
+      assert.deepEqual(cells, [row[1], row[2], row[4]], name);
+    }
+  });
+
+  it('draws the way of a token', () => {
+    const [diagram = '', ...more] = blocks.filter(({ language }) => language === 'mermaid').map(({ code }) => code);
+    assert.deepEqual(more, []);
+    assert.match(diagram, /^sequenceDiagram\n/);
+    const participants = [...diagram.matchAll(/participant (\w) as/g)].map(([, name = '']) => name);
+    for (const [, from = '', to = ''] of diagram.matchAll(/(\w)--?>>(\w):/g))
+      assert.ok(participants.includes(from) && participants.includes(to), `${from} to ${to}`);
+  });
+
+  it('has a test or a look for every kind of block', () => {
+    assert.deepEqual([...new Set(blocks.map(({ language }) => language))].sort(), [
+      'console',
+      'js',
+      'mermaid',
+      'python',
+      'sh',
+      'text',
+      'ts',
+    ]);
+  });
+
+  it('of test/README.md names every suite and helper', () => {
+    const rooms = readFileSync(join(root, 'test/README.md'), 'utf8');
+    const named = [...rooms.matchAll(/^\| (`.+?`) \|/gm)].flatMap(([, cell]) => codeIn(cell)).sort();
+    const files = ['', 'support', 'properties', 'types'].flatMap((room) =>
+      readdirSync(join(root, 'test', room)).filter((file) => /\.(ts|yml)$/.test(file) || file === 'producers'),
+    );
+    assert.deepEqual(named, files.map((file) => (file === 'producers' ? 'producers/' : file)).sort());
   });
 
   it('links to files and headings that exist', () => {
@@ -496,8 +666,21 @@ describe('the text', () => {
     assert.deepEqual(dead, []);
   });
 
-  it('has one place for the figures of the benchmark', () => {
-    assert.match(prose, /^## Speed\n[^#]*^<!-- bench -->\n(\|.*\n)*<!-- \/bench -->$/m);
-    assert.equal(prose.match(/<!-- \/?bench -->/g)?.length, 2);
+  it('shows eight rows of the whole bench', () => {
+    const marked = (text: string): string[] => {
+      const [, rows = '', ...more] = text.split(/^<!-- \/?bench -->\n/m);
+      assert.equal(more.length, 1, 'one pair of marks');
+      assert.match(rows, /^(\|.*\n)+$/);
+      return rows.trimEnd().split('\n');
+    };
+    const shown = marked(readme);
+    const all = marked(readFileSync(join(root, '.github/BENCH.md'), 'utf8'));
+    assert.deepEqual(
+      shown.filter((row) => !all.includes(row)),
+      [],
+      'of the same run',
+    );
+    assert.equal(shown.length, 2 + 8);
+    assert.match(readFileSync(join(root, '.github/bench.svg'), 'utf8'), /^<svg (?![^]*NO MEASUREMENT)/);
   });
 });

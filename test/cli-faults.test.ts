@@ -1,0 +1,335 @@
+// What an operator's machine does to the command: signals, odd file systems, odd names, closed streams, leftovers of other runs.
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chownSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
+import { after, before, describe, test } from 'node:test';
+import { publicJwks } from 'mcp-auth-middleware';
+import { cli, contents, folder, mcp, mcpUnder, without } from './support/command.js';
+import { root, run, serve, until } from './support/support.js';
+
+const home = folder({ after });
+const keys = join(home, '.keys');
+let secret: string; // the member d of the old key
+before(async () => {
+  const { code, stderr } = await mcp(home, ['generate', '--bits', '2048']);
+  assert.equal(code, 0, stderr);
+  secret = JSON.parse(readFileSync(join(keys, 'mcp-private.json'), 'utf8')).keys[0].d;
+});
+const make = ['generate', '-q', '--bits', '2048'];
+const names = ['mcp-private.json', 'mcp-public.json'];
+const holdsSecret = (path: string): string[] =>
+  Object.entries(contents(path)).flatMap(([name, text]) => (text.includes(secret) ? [name] : []));
+
+describe('a signal', () => {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    test(`${signal} while a key is made changes nothing and says so`, async (t) => {
+      const path = folder(t);
+      const child = spawn(process.execPath, [cli, 'generate', '-o', 'a/b'], { cwd: path });
+      const stderr = buffer(child.stderr);
+      await until(() => existsSync(join(path, 'a/b')));
+      child.kill(signal);
+      const [code] = await once(child, 'close');
+      assert.equal(code, 128 + constants.signals[signal]);
+      assert.equal((await stderr).toString(), `error: interrupted by ${signal}; nothing was changed\n`);
+      assert.deepEqual(readdirSync(path), []);
+    });
+  }
+
+  test('while the old key is overwritten waits for that, and says what is in place', async (t) => {
+    const path = folder(t, keys);
+    writeFileSync(join(path, 'shred'), '#!/bin/sh\nexec /bin/sleep 1\n', { mode: 0o755 });
+    const env = { ...process.env, PATH: `${path}:${process.env.PATH}` };
+    const child = spawn(process.execPath, [cli, ...make, '-f'], { cwd: path, env });
+    const stderr = buffer(child.stderr);
+    const isNew = (): boolean => !readFileSync(join(path, '.keys/mcp-private.json'), 'utf8').includes(secret);
+    await until(isNew);
+    child.kill('SIGINT');
+    const [code] = await once(child, 'close');
+    assert.equal((await stderr).toString(), 'error: interrupted by SIGINT; the new keys are in .keys\n');
+    assert.equal(code, 130);
+    assert.deepEqual([readdirSync(join(path, '.keys')), holdsSecret(path)], [names, []]);
+  });
+});
+
+describe('leftovers', () => {
+  const dead = spawnSync('true').pid;
+  const leftover = (pid: number, name = 'mcp-private.json'): string => `${name}.mcp-auth-${pid}-0123456789ab.tmp`;
+
+  test('of a dead process, of a reused number and of this very number are destroyed and named', async (t) => {
+    const path = folder(t, keys);
+    const old = join(path, '.keys', leftover(process.pid, 'mcp-public.json'));
+    for (const pid of [dead, 0]) writeFileSync(join(path, '.keys', leftover(pid)), secret);
+    const { code, stderr } = await mcpUnder(
+      path,
+      ['sh', '-c', `echo ${secret} > .keys/mcp-private.json.mcp-auth-$$-0123456789ab.tmp; exec "$@"`, 'sh'],
+      ['k8s', '-q', '--from', '.keys/mcp-private.json'],
+    );
+    assert.equal(code, 0);
+    assert.equal(
+      stderr.match(/^warning: destroyed \.keys\/\S+, which an interrupted run had left$/gm)?.length,
+      3,
+      stderr,
+    );
+    assert.deepEqual(readdirSync(join(path, '.keys')), names);
+    assert.ok(!existsSync(old));
+  });
+
+  test('of a run that is stopped for less than a minute are left, and waited for', async (t) => {
+    const path = folder(t);
+    mkdirSync(join(path, '.keys'), { mode: 0o700 });
+    const name = join(path, '.keys', leftover(process.pid));
+    writeFileSync(name, '');
+    const running = mcp(path, make);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    assert.deepEqual(
+      readdirSync(join(path, '.keys')).filter((one) => names.includes(one)),
+      [],
+    );
+    spawnSync('rm', [name]);
+    assert.equal((await running).code, 0);
+    assert.deepEqual(readdirSync(join(path, '.keys')), names);
+  });
+
+  test('do not lead to other files', async (t) => {
+    const path = folder(t, keys);
+    writeFileSync(join(path, 'precious'), 'precious');
+    symlinkSync('../precious', join(path, '.keys', leftover(dead)));
+    for (const name of ['mcp-private.json.mcp-auth-1-0123456789AB.tmp', 'x.tmp', 'notes.123.0123456789ab.tmp'])
+      writeFileSync(join(path, '.keys', name), 'content');
+    const { code, stdout, stderr } = await mcp(path, ['clean', '--stale']);
+    assert.deepEqual([code, stdout], [1, '']);
+    assert.match(stderr, /^error: \S+ is a symbolic link and is not followed; .*\n$/);
+    assert.equal(readFileSync(join(path, 'precious'), 'utf8'), 'precious');
+    assert.equal(readdirSync(join(path, '.keys')).length, 6);
+  });
+});
+
+describe('a file system', { skip: without('strace') }, () => {
+  const refusing = (call: string, error: string): string[] => [
+    'strace',
+    '-f',
+    '-qq',
+    '-o',
+    '/dev/null',
+    '-e',
+    `inject=${call}:error=${error}`,
+  ];
+  for (const error of ['EPERM', 'EOPNOTSUPP', 'ENOSYS']) {
+    test(`without hard links (${error}) works, and its limits are said`, async (t) => {
+      const path = folder(t);
+      const under = refusing('?link,?linkat', error);
+      for (const args of [make, [...make, '-f'], ['rotate', '-q']]) {
+        const before = existsSync(join(path, '.keys')) ? contents(join(path, '.keys'))['mcp-private.json'] : undefined;
+        const { code, stderr } = await mcpUnder(path, under, args);
+        assert.equal(code, 0, stderr);
+        assert.match(stderr, /^warning: the file system of \S+ knows no hard links: /);
+        const files = contents(join(path, '.keys'));
+        assert.deepEqual(Object.keys(files), names);
+        assert.notEqual(files['mcp-private.json'], before);
+        const set = JSON.parse(files['mcp-private.json'] ?? '');
+        assert.equal(JSON.parse(files['mcp-public.json'] ?? '').keys[0].kid, publicJwks(set).keys[0]?.kid);
+      }
+    });
+  }
+
+  test('without modes is warned about', { skip: without('mount') }, async (t) => {
+    const path = folder(t);
+    mkdirSync(join(path, 'image'));
+    // A preload in the place of a FAT disk: what counts is the mode that a new file has.
+    writeFileSync(
+      join(path, 'modes.mjs'),
+      `import fs from 'node:fs'; const { openSync } = fs;
+       fs.openSync = (path, flags, mode) => { const fd = openSync(path, flags, mode); if (flags === 'wx') fs.chmodSync(path, 0o755); return fd; };`,
+    );
+    const { code, stderr } = await run(process.execPath, ['--import', './modes.mjs', cli, ...make], { cwd: path });
+    assert.equal(code, 0);
+    assert.equal(
+      stderr,
+      'warning: the file system of .keys/mcp-private.json keeps no permissions: others may read what is in it\n',
+    );
+  });
+
+  test('that is read-only is named before a key is made', async (t) => {
+    for (const under of [refusing('mkdir', 'EROFS'), refusing('?openat,?open', 'EROFS')].slice(0, 1)) {
+      const { code, stderr } = await mcpUnder(folder(t), under, ['generate']);
+      assert.deepEqual([code, stderr], [1, 'error: cannot make the folder .keys: read-only file system\n']);
+    }
+  });
+});
+
+describe('a name', () => {
+  for (const [name, line] of [
+    ["it's keys", `"it's keys/mcp-private.json"`],
+    ['say "hi"', `'say "hi"/mcp-private.json'`],
+    ['cost $HOME', `'cost $HOME/mcp-private.json'`],
+    ['back\\nslash', `'back\\nslash/mcp-private.json'`],
+    ['naïve', `"naïve/mcp-private.json"`],
+    ['#hash', `"#hash/mcp-private.json"`],
+    [`both ' and "`, `\`both ' and "/mcp-private.json\``],
+  ] as const) {
+    test(`${name} makes lines that Node and git read`, { skip: without('git') }, async (t) => {
+      const path = folder(t);
+      const { code, stderr } = await mcp(path, ['generate', '--bits', '2048', '-o', name]);
+      assert.equal(code, 0, stderr);
+      const [, shown = '', , ignore = ''] = stderr.split('\n').map((text) => text.trim());
+      assert.equal(shown, `MCP_KEY_FILE_PATH=${line}`);
+      writeFileSync(join(path, '.env'), `${shown}\n`);
+      const print = ['--env-file=.env', '-p', 'process.env.MCP_KEY_FILE_PATH'];
+      assert.equal((await run(process.execPath, print, { cwd: path })).stdout, `${name}/mcp-private.json\n`);
+      writeFileSync(join(path, '.gitignore'), `${ignore}\n`);
+      spawnSync('git', ['init', '-q'], { cwd: path });
+      for (const file of [...names, `${names[0]}.mcp-auth-1-0123456789ab.tmp`])
+        assert.equal(spawnSync('git', ['check-ignore', '-q', `${name}/${file}`], { cwd: path }).status, 0, ignore);
+    });
+  }
+
+  test('of no folder of its own makes lines that cover temporary files', { skip: without('git') }, async (t) => {
+    const path = folder(t);
+    for (const args of [
+      ['-o', '.'],
+      ['-o', '.', '--signing'],
+    ]) {
+      const { stderr } = await mcp(path, ['generate', ...(args.length > 2 ? [] : ['--bits', '2048']), ...args]);
+      const lines = stderr.split('For .gitignore:\n')[1]?.split('Key id')[0] ?? '';
+      writeFileSync(join(path, '.gitignore'), lines.replaceAll('  ', ''), { flag: 'a' });
+    }
+    spawnSync('git', ['init', '-q'], { cwd: path });
+    const files = readdirSync(path).filter((name) => name.endsWith('.json'));
+    assert.equal(files.length, 4);
+    for (const file of files.flatMap((name) => [name, `${name}.mcp-auth-1-0123456789ab.tmp`]))
+      assert.equal(spawnSync('git', ['check-ignore', '-q', file], { cwd: path }).status, 0, file);
+  });
+
+  for (const [what, name] of [
+    ['octets that are no UTF-8', Buffer.from([0x6b, 0xff])],
+    ['a control character', Buffer.from('k\r')],
+    ['an escape sequence', Buffer.from('k\x1b[31m')],
+  ] as const) {
+    test(`with ${what} is refused by every command, and printed safely`, async (t) => {
+      const path = folder(t);
+      mkdirSync(Buffer.concat([Buffer.from(`${path}/`), name]));
+      const word = `"$(printf '${[...name].map((octet) => `\\${octet.toString(8).padStart(3, '0')}`).join('')}.')"`;
+      for (const command of ['generate', 'clean', 'rotate', 'inspect', 'k8s', 'public', 'token']) {
+        // A shell gives the octets as they are; its `$(…)` would drop a last line break, so that a point follows.
+        const { code, stdout, stderr } = await mcpUnder(
+          path,
+          ['sh', '-c', `name=${word}; exec "$@" -o "\${name%.}"`, 'sh'],
+          [command],
+        );
+        assert.deepEqual([code, stdout], [1, ''], command);
+        assert.match(stderr, /^error: -o has (octets that are no UTF-8|a control character): [^\x00-\x1f\x7f]+\n$/);
+      }
+      assert.equal(readdirSync(path).length, 1);
+    });
+  }
+
+  test('of a key is printed safely', async (t) => {
+    const path = folder(t, keys);
+    const set = JSON.parse(readFileSync(join(keys, 'mcp-private.json'), 'utf8'));
+    set.keys[0].kid = 'evil\x1b[2J\n\u202e';
+    writeFileSync(join(path, '.keys/mcp-private.json'), JSON.stringify(set));
+    for (const args of [['inspect'], ['rotate'], ['inspect', '--json']]) {
+      const { code, stdout, stderr } = await mcp(path, args);
+      assert.equal(code, 0);
+      assert.doesNotMatch(stdout + stderr, /[\x00-\x09\x0b-\x1f\x7f\u202e]|evil\n/);
+    }
+  });
+});
+
+describe('a folder', () => {
+  test('of somebody else is warned about', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
+    const path = folder(t);
+    mkdirSync(join(path, '.keys'), { mode: 0o700 });
+    chownSync(join(path, '.keys'), 12_345, 12_345);
+    const { code, stderr } = await mcp(path, make);
+    assert.equal(code, 0);
+    assert.match(stderr, /^warning: \.keys belongs to another user \(12345\), who can put another key in the place/);
+  });
+});
+
+describe('the end', () => {
+  test('comes at once after an error, whatever a server holds open', async (t) => {
+    const { url } = await serve(t, (_, res) => res.writeHead(500).write('busy'));
+    const child = spawn(process.execPath, [cli, 'token', '--url', url], { stdio: ['pipe', 'ignore', 'pipe'] });
+    t.after(() => child.kill('SIGKILL'));
+    let said = 0;
+    child.stderr.once('data', () => (said = Date.now()));
+    await once(child, 'exit');
+    assert.ok(said > 0 && Date.now() - said < 2000, `${Date.now() - said} ms`);
+  });
+
+  test('is an error when standard output is closed and the result would be lost', async (t) => {
+    const path = folder(t, keys);
+    for (const args of [['k8s', '--ephemeral', '--bits', '2048'], ['public'], ['token']]) {
+      const { code, stderr } = await mcpUnder(path, ['sh', '-c', 'exec "$@" >&-', 'sh'], args);
+      assert.equal(code, 1, args.join(' '));
+      assert.equal(
+        stderr,
+        'error: standard output is closed, and the result would be lost; send it to a file or a pipe\n',
+      );
+    }
+    for (const args of [['rotate', '-q'], ['clean']])
+      assert.equal((await mcpUnder(path, ['sh', '-c', 'exec "$@" >&-', 'sh'], args)).code, 0, args.join(' '));
+  });
+
+  test('of a Secret in a file that others can read is a warning', async (t) => {
+    const path = folder(t, keys);
+    for (const [umask, warns] of [
+      ['022', true],
+      ['027', true],
+      ['077', false],
+    ] as const) {
+      const shell = ['sh', '-c', `umask ${umask}; exec "$@" > ${umask}.yaml`, 'sh'];
+      const { code, stderr } = await mcpUnder(path, shell, ['k8s', '-q', '--from', '.keys/mcp-private.json']);
+      assert.equal(code, 0);
+      assert.equal(/^warning: other users can read the file/.test(stderr), warns, umask);
+    }
+  });
+});
+
+test("works under Node's permission model, and names it where it forbids", async (t) => {
+  const path = folder(t);
+  const flag = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission';
+  const allowed = [flag, '--allow-fs-read=*', '--no-warnings'];
+  const under = (flags: string[], args: string[]) => run(process.execPath, [...flags, cli, ...args], { cwd: path });
+  for (const args of [make, [...make, '-f'], ['rotate', '-q'], ['clean']]) {
+    const { code, stderr } = await under([...allowed, `--allow-fs-write=${path}`], args);
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /^(warning: .*cannot be synced.*\n)*$/);
+  }
+  assert.deepEqual(readdirSync(path), ['.keys']);
+  const denied = await under(allowed, make);
+  assert.equal(denied.code, 1);
+  assert.match(
+    denied.stderr,
+    /^error: cannot .*: Node's permission model denies it; allow it with --allow-fs-read and/,
+  );
+});
+
+test('the built file runs in a CommonJS project, and has no import for an old Node to stumble over', async (t) => {
+  const path = folder(t);
+  copyFileSync(cli, join(path, 'cli.js'));
+  writeFileSync(join(path, 'package.json'), '{ "type": "commonjs" }');
+  const { code, stdout } = await run(process.execPath, ['cli.js', '-V'], { cwd: path });
+  assert.deepEqual([code, stdout], [0, `${JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version}\n`]);
+  const text = readFileSync(cli, 'utf8');
+  assert.doesNotMatch(text, /^import /m);
+  const old = text.replace('process.versions.node.split', '"18.20.8".split');
+  writeFileSync(join(path, 'cli.js'), old);
+  const refused = await run(process.execPath, ['cli.js', 'generate'], { cwd: path });
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /^error: mcp-auth-middleware needs Node 20\.19, 22\.3 or later, and this is v\S+\n$/);
+});

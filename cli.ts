@@ -1625,22 +1625,14 @@ function paint(style: Style, text: string): string {
 const jsonLines = (json: object): string[] => JSON.stringify(json, null, 2).split('\n').map(shown);
 const plural = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`;
 
-/** Does something, and gives the warnings that the library had for it, as a server's log would show them. */
-async function withWarnings<T>(act: () => T): Promise<[result: T, warnings: string[]]> {
+/** From here on, what the library warns of is collected, as a server's log would show it. */
+function collectWarnings(): string[] {
   const warnings: string[] = [];
-  const listeners = process.listeners('warning');
-  process.removeAllListeners('warning');
+  process.removeAllListeners('warning'); // Node's own, which prints
   process.on('warning', (warning) => {
     if (codeOf(warning) !== 'MCP_AUTH_SELF_ASSERTED') warnings.push(warning.message);
   });
-  try {
-    const result = act();
-    await turn(); // warnings come after the current turn
-    return [result, warnings];
-  } finally {
-    process.removeAllListeners('warning');
-    for (const listener of listeners) process.on('warning', listener);
-  }
+  return warnings;
 }
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -1664,7 +1656,10 @@ async function keyProblem(lib: Library, jwk: Jwk, spare: () => Promise<Jwk & { p
     const signed = lib.encryptToken({}, to, { sign: { key: jwk, issuer: 'i', audience: 'a' } });
     return signed.then(
       () => undefined,
-      (error: unknown) => refusal(() => Promise.reject(error)) ?? reason(error),
+      (error: unknown) =>
+        refusal(() => {
+          throw error;
+        }),
     );
   }
   const trustedIssuers = [{ issuer: 'i', jwks: { keys: [lasting] }, audience: 'a' }];
@@ -1743,13 +1738,13 @@ async function reportSet(lib: Library, file: string, set: JwkSet): Promise<SetRe
   const active = ifPossible(() => published(lib, file, set))?.keys[0]?.kid;
   // The file itself where there is one: a server looks at its permissions too.
   const source = file !== '-' && look(file)?.isFile() ? { keyFile: file } : { keys: set };
-  const [verdict, warnings] = await withWarnings(() => {
-    if (ofServer && secret) return refusal(() => new lib.JWETokenVerifier(source));
-    return ofServer ? refusal(() => published(lib, file, set)) : undefined;
-  });
+  const warnings = collectWarnings();
+  const judge = (): unknown => (secret ? new lib.JWETokenVerifier(source) : published(lib, file, set));
+  const verdict = ofServer ? refusal(judge) : undefined;
   const keys = await reportKeys(lib, set, active);
   const none = keys.every(({ state }) => state === 'unusable') ? 'no key of it can be used' : null;
   const refused = verdict ?? none;
+  await turn(); // warnings come after the turn that they are of
   return {
     file: nameOf(file),
     kind,
@@ -1812,17 +1807,19 @@ const CHECKS = [
   'key',
   'decryption',
   'level',
-  'signature',
-  'issuer',
   'claims',
+  'issuer',
+  'signature',
+  'copies',
   'times',
   'audience',
 ] as const;
 type CheckName = (typeof CHECKS)[number];
 interface Finding {
   readonly text: string;
-  /** Why the check must fail. */
+  /** Why the check must fail, or why it has failed if it did. */
   readonly fault?: string;
+  readonly doubt?: string;
   readonly skipped?: true;
 }
 type Findings = Partial<Record<CheckName, Finding>>;
@@ -1833,7 +1830,9 @@ const SUSPECTS: Record<string, readonly CheckName[]> = {
   undecryptable: ['decryption'],
   signature: ['level', 'signature'],
   issuer: ['issuer'],
-  claims: ['claims'],
+  claims: ['claims', 'copies', 'times'],
+  unsafe_integer: ['claims'],
+  cnf: ['claims'],
   expired: ['times'],
   not_yet_valid: ['times'],
   audience: ['audience'],
@@ -1916,26 +1915,26 @@ function findKey(
 }
 
 /** What makes a claims set one that no server takes, whatever the time. */
-function claimsFault(
-  claims: Record<string, unknown>,
-  header: Record<string, unknown>,
-  needsExp: boolean,
-): string | undefined {
-  const { exp, iat, aud } = claims;
+function claimsFault(claims: Record<string, unknown>, needsIssuer: boolean): string | undefined {
+  const { aud } = claims;
   const isTexts = Array.isArray(aud) && aud.every((one) => typeof one === 'string');
-  for (const name of ['exp', 'nbf', 'iat'])
-    if (name in claims && typeof claims[name] !== 'number') return `${name} is not a number`;
-  for (const name of ['iss', 'sub', 'jti'])
-    if (name in claims && typeof claims[name] !== 'string') return `${name} is not a string`;
+  const numbers = ['exp', 'nbf', 'iat'].find((name) => name in claims && typeof claims[name] !== 'number');
+  if (numbers) return `${numbers} is not a number`;
+  const strings = ['iss', 'sub', 'jti'].find((name) => name in claims && typeof claims[name] !== 'string');
+  if (strings) return `${strings} is not a string`;
   if ('aud' in claims && typeof aud !== 'string' && !isTexts) return 'aud is neither a string nor an array of strings';
-  if ('cnf' in claims)
-    return 'cnf binds the token to a proof of possession, which is not checked here: such tokens are refused';
-  for (const name of ['iss', 'sub', 'aud'])
-    if (name in header && JSON.stringify(header[name]) !== JSON.stringify(claims[name]))
-      return `${name} in the header is not that of the claims`;
-  if (needsExp && exp === undefined) return 'exp is missing, which signed tokens must have';
-  if (typeof exp === 'number' && typeof iat === 'number' && exp <= iat) return 'exp is not after iat';
+  if ('cnf' in claims) return 'cnf asks for a proof of possession, which is not checked here: such tokens are refused';
+  if (needsIssuer && claims.iss === undefined) return 'iss is missing, which signed tokens must have';
   return valueFault(claims);
+}
+
+/** Copies of claims in the header must be true (RFC 7519 §5.3). */
+function findCopies(claims: Record<string, unknown>, header: Record<string, unknown>): Finding {
+  const copied = ['iss', 'sub', 'aud'].filter((name) => name in header);
+  const wrong = copied.find((name) => JSON.stringify(header[name]) !== JSON.stringify(claims[name]));
+  if (copied.length === 0) return { text: 'no claim stands in the header too', skipped: true };
+  const text = `${copied.join(', ')} in the header too`;
+  return { text, ...(wrong !== undefined && { fault: `${wrong} in the header is not that of the claims` }) };
 }
 
 /** Values that JSON carries and that would be taken for others: large integers, and what is too deep or too much. */
@@ -1961,13 +1960,15 @@ function valueFault(claims: Record<string, unknown>): string | undefined {
   return nodes >= 1000 ? `there are ${nodes + 1} values; at most 1000 are taken` : undefined;
 }
 
-function findTimes({ exp, nbf, iat }: Record<string, unknown>): Finding {
+function findTimes({ exp, nbf, iat }: Record<string, unknown>, needsExp: boolean): Finding {
   const now = Date.now() / 1000;
   const times = Object.entries({ iat, nbf, exp }).flatMap(([name, time]) =>
     typeof time === 'number' ? [`${name} ${when(time, now)}`] : [],
   );
   const text = times.join(', ') || 'no exp: it is good as long as its key is';
+  if (needsExp && exp === undefined) return { text, fault: 'exp is missing, which signed tokens must have' };
   if (typeof exp === 'number' && now >= exp + 30) return { text, fault: `expired ${when(exp, now)}` };
+  if (typeof exp === 'number' && typeof iat === 'number' && exp <= iat) return { text, fault: 'exp is not after iat' };
   for (const [name, time] of Object.entries({ nbf, iat }))
     if (typeof time === 'number' && time - 30 > now)
       return { text, fault: `${name} is ${when(time, now)}: one of the two clocks is wrong, or it was sent too early` };
@@ -1987,16 +1988,27 @@ interface Trust {
   readonly jwks: JwkSet;
 }
 
-function findSignature(lib: Library, jws: readonly string[], trust: Trust): Finding {
+/** What the inner token must be before its issuer is looked for. */
+function jwsFault(jws: readonly string[]): string | undefined {
   const header = jsonIn(decode(jws[0]));
-  if (jws.length !== 3 || !header) return { text: '', fault: 'what is encrypted is not a JWT of three segments' };
-  const { alg, kid } = header;
+  if (jws.length !== 3 || !header) return 'what is encrypted is not a JWT of three segments';
+  if (!/^(RS256|PS256|ES256|EdDSA|Ed25519)$/.test(String(header.alg)))
+    return `it is signed with alg ${word(header.alg)}; servers take RS256, PS256, ES256 and EdDSA (Ed25519)`;
+  const banned = ['crit', 'cty'].find((name) => name in header);
+  return banned && `the header of the signed token has ${banned}, which is refused`;
+}
+
+function findSignature(lib: Library, jws: readonly string[], trust: Trust): Finding {
+  const { alg, kid } = jsonIn(decode(jws[0])) ?? {};
   const kids = trust.jwks.keys.map((jwk) => String(jwk.kid ?? ifPossible(() => lib.jwkThumbprint(jwk)) ?? ''));
   const text = `${word(alg)}${kid === undefined ? '' : `, kid ${word(kid)}`}`;
-  if (alg === 'none') return { text, fault: 'alg is none: it is not signed' };
   if (kid !== undefined && !kids.includes(String(kid)))
     return { text, fault: `kid ${word(kid)} is not in the issuer's set, which has ${cutOff(kids.join(', '))}` };
-  return { text };
+  // Said only where the library refuses the signature: a key of this name is there, and does not verify it.
+  return {
+    text,
+    doubt: `no key of the issuer that fits ${text} verifies it: it was signed by another key, or changed`,
+  };
 }
 
 /** What can be said of a token with the server's keys, check by check. Faults here explain; they do not decide. */
@@ -2007,30 +2019,29 @@ async function examine(lib: Library, token: string, server: { file: string; set:
   findings.header = findHeader(jsonIn(decode(segments[0])));
   findings.key = findKey(lib, server.file, server.set, header, decode(segments[1]));
   const opened = await lib.compactDecrypt(token, server.set).catch(() => undefined);
-  const wrong = 'it was changed on its way, or encrypted to another key than its kid says';
-  findings.decryption = opened ? { text: 'authentic' } : { text: '', fault: wrong };
+  const changed = 'it was changed on its way, or encrypted to another key than its kid says';
+  findings.decryption = opened ? { text: 'authentic' } : { text: '', fault: changed };
   if (!opened) return { findings, claims: undefined, nested: undefined };
   const nested = /^jwt$/i.test(String(header.cty ?? ''));
-  findings.level = findLevel(nested, trust);
   const jws = nested ? Buffer.from(opened.plaintext).toString('latin1').split('.') : [];
+  findings.level = findLevel(nested, trust, nested ? jwsFault(jws) : undefined);
   const claims = jsonIn(nested ? decode(jws[1]) : opened.plaintext);
+  const signed = nested ? trust : undefined;
+  const fault = claims ? claimsFault(claims, signed !== undefined) : 'they are not a JSON object in UTF-8';
+  const claimNames = cutOff(Object.keys(claims ?? {}).join(', ')) || 'none';
+  findings.claims = { text: claimNames, ...(fault !== undefined && { fault }) };
   const unsigned: Finding = { text: 'none: the claims are self-asserted', skipped: true };
-  findings.signature = nested && trust ? findSignature(lib, jws, trust) : unsigned;
-  findings.issuer =
-    nested && trust ? findIssuer(claims ?? {}, trust, args.has('show')) : { text: 'none', skipped: true };
-  const fault = claims ? claimsFault(claims, header, trust !== undefined) : 'they are not a JSON object in UTF-8';
-  findings.claims = {
-    text: cutOff(Object.keys(claims ?? {}).join(', ')) || 'none',
-    ...(fault !== undefined && { fault }),
-  };
-  findings.times = findTimes(claims ?? {});
+  findings.issuer = signed ? findIssuer(claims ?? {}, signed, args.has('show')) : { text: 'none', skipped: true };
+  findings.signature = signed ? findSignature(lib, jws, signed) : unsigned;
+  findings.copies = findCopies(claims ?? {}, header);
+  findings.times = findTimes(claims ?? {}, signed !== undefined);
   findings.audience = findAudience(claims ?? {}, args.value('audience'), args.has('show'));
   return { findings, claims, nested };
 }
 
-function findLevel(nested: boolean, trust: Trust | undefined): Finding {
+function findLevel(nested: boolean, trust: Trust | undefined, wrong: string | undefined): Finding {
   const text = nested ? 'signed and encrypted' : 'encrypted: whoever can read the public key can make it';
-  if (nested === (trust !== undefined)) return { text };
+  if (nested === (trust !== undefined)) return { text, ...(wrong !== undefined && { fault: wrong }) };
   const fault = nested
     ? 'it is signed, and a server without trusted issuers refuses it; give --issuer, --jwks and --audience'
     : 'it is not signed (no cty JWT in its header), and a server with trusted issuers takes signed tokens only';
@@ -2054,9 +2065,9 @@ function reportChecks(findings: Findings, refused: { reason: string; message: st
   const failed = suspects.find((check) => findings[check]?.fault !== undefined) ?? suspects.at(-1);
   const last = failed === undefined ? CHECKS.length : CHECKS.indexOf(failed);
   return CHECKS.map((check, at) => {
-    const { text = '', fault, skipped } = findings[check] ?? {};
+    const { text = '', fault, doubt, skipped } = findings[check] ?? {};
     if (at > last) return { check, result: 'not reached', text: '' };
-    if (at === last) return { check, result: 'failed', text: fault ?? refused?.message ?? '' };
+    if (at === last) return { check, result: 'failed', text: fault ?? doubt ?? refused?.message ?? '' };
     return { check, result: skipped ? 'skipped' : 'ok', text };
   });
 }
@@ -2091,9 +2102,8 @@ function checkVerifyOptions(args: Args): void {
 async function verdictOf(lib: Library, token: string, file: string, set: JwkSet, args: Args, trust: Trust | undefined) {
   const audience = args.value('audience');
   const options = { keys: set, ...(audience !== undefined && { audience }), ...(trust && { trustedIssuers: [trust] }) };
-  const [verifier] = await withWarnings(() =>
-    judged(nameOf(file), (): JWETokenVerifier => new lib.JWETokenVerifier(options)),
-  );
+  collectWarnings();
+  const verifier = judged(nameOf(file), (): JWETokenVerifier => new lib.JWETokenVerifier(options));
   try {
     await verifier.authenticate(token);
     return undefined;

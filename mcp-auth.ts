@@ -2690,7 +2690,7 @@ const BINDING: unique symbol = Symbol.for('mcp-auth-middleware/1 request');
 /** The context of a request, or of the one that is being handled. */
 function contextOf(request: object | undefined): RequestContext {
   if (request === undefined) return context.getStore() ?? NOBODY;
-  const bound = Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
+  const bound = request !== null && Object.hasOwn(request, BINDING) ? (request as Bound)[BINDING] : undefined;
   // A wrapper must not look like an empty user.
   check(
     bound,
@@ -2740,15 +2740,14 @@ function describeAuth({ auth, resource, resourceMetadataUrl }: RequestContext): 
 
 /**
  * Runs a function as a user: a WebSocket's messages, a server on stdio, a tool's unit test.
- * @param auth what `authenticate` gave; or `{ user }` with any claims, which are copied and frozen
+ * @param auth what `authenticate` gave, or `{ user }` with any claims; they are copied and frozen
  * @returns what `run` returns
  * @throws KeyError when `user` is no object; AuthError for claims beyond the limits of a token
  */
 export function runAs<R>(auth: { user: AuthUser } & Partial<Auth>, run: () => R): R {
   check(isObject(auth) && isObject(auth.user), 'option', 'runAs needs { user }, an object of claims');
   const { user: given, token = '', signed = false, issuer, keyId = '', scopes, expiresAt = given.exp } = auth;
-  const own = Object.isFrozen(given) && Object.getPrototypeOf(given) === null; // this file made it
-  const user = own ? given : (freezeJson({ ...given }, { nodes: 1000 }) as AuthUser);
+  const user = freezeJson(given, { nodes: 1000 }) as AuthUser;
   const known: Auth = {
     user,
     token,
@@ -2942,7 +2941,7 @@ function enter({ context: request, headers, binding }: Admission, req: RequestLi
   }
   if (request.auth) req.auth = describeAuth(request);
   else if (req.auth !== undefined) {
-    delete req.auth; // whoever set it, it is not this request's
+    Reflect.deleteProperty(req, 'auth'); // whoever set it, it is not this request's
     if (req.auth !== undefined) req.auth = undefined;
   }
   Binding.bind(req, request, undefined);

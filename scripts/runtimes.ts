@@ -1,5 +1,5 @@
 // `node build/scripts/runtimes.js bun|deno [SUITE]...`: the library's own suites on a runtime that is not Node, built,
-// under its own test runner. test/runtimes/known.json names each test that a runtime cannot pass, with the reason. It is
+// under its own test runner. test/runtimes/known.json names each test that a runtime cannot pass, and why. It is
 // an error when a test fails that is not named there, and when one that is named passes, so the list stays true. The
 // last lines are those of `node --test`; a test that is known to fail counts as skipped.
 import { spawn } from 'node:child_process';

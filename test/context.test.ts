@@ -2,27 +2,41 @@
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks';
 import { EventEmitter, once } from 'node:events';
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { Agent, type IncomingMessage, request, type RequestListener, type ServerResponse } from 'node:http';
+import { connect as connectHttp2, createServer as createHttp2 } from 'node:http2';
+import { type AddressInfo, connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Transform } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { finished, pipeline } from 'node:stream/promises';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import type { AuthInfo as AuthInfoV1 } from '@modelcontextprotocol/sdk/server/auth/types.js';
 import type { AuthInfo as AuthInfoV2 } from '@modelcontextprotocol/server';
 import {
+  type AuthenticatedRequest,
+  AuthError,
   type AuthInfo,
   authMiddleware,
   type AuthOptions,
+  type AuthUser,
   compactEncrypt,
   getAuth,
   getAuthInfo,
   getUser,
+  JWETokenVerifier,
+  KeyError,
+  runAs,
   withAuth,
   withAuthFetch,
 } from 'mcp-auth-middleware';
-import { keyPair, root, run, serve } from './support/support.js';
-import { ask, bearer, exchange, guard, mint, serverKeys } from './support/wire.js';
+import { hold } from './support/rsa.js';
+import { keyPair, root, run, type Scope, serve } from './support/support.js';
+import { untyped } from './support/tokens.js';
+import { asHttp2, ask, bearer, exchange, guard, mint, serverKeys } from './support/wire.js';
 
 type Note = () => void;
 type Place = (req: IncomingMessage, res: ServerResponse, note: Note) => unknown;
@@ -893,4 +907,644 @@ describe('a client that leaves while its token is verified', () => {
       assert.deepEqual([reached, written], [0, 0]);
     });
   }
+});
+
+describe('the callbacks of an answer', () => {
+  type Calls = (res: ServerResponse, note: (where: string) => () => void) => void;
+  const CALLS: Record<string, Calls> = {
+    'write(chunk, callback)': (res, note) => {
+      res.write('a', note('write'));
+      res.end();
+    },
+    'write(chunk, encoding, callback)': (res, note) => {
+      res.write('61', 'hex', note('write'));
+      res.end();
+    },
+    'end(callback)': (res, note) => void res.end(note('end')),
+    'end(chunk, callback)': (res, note) => void res.end('a', note('end')),
+    'end(chunk, encoding, callback)': (res, note) => void res.end('61', 'hex', note('end')),
+    'writeEarlyHints(hints, callback)': (res, note) => {
+      res.writeEarlyHints({ link: '</a>; rel=preload' }, note('writeEarlyHints'));
+      res.end();
+    },
+    'writeContinue(callback)': (res, note) => {
+      res.writeContinue(note('writeContinue'));
+      res.end();
+    },
+    'writeProcessing(callback)': (res, note) => {
+      Reflect.apply(res.writeProcessing, res, [note('writeProcessing')]);
+      res.end();
+    },
+    'several at once, and the events': (res, note) => {
+      res.on('finish', note('finish')).on('close', note('close'));
+      res.write('a', note('first'));
+      res.write('b', note('second'));
+      res.end(note('end'));
+    },
+    'in one another': (res, note) => {
+      res.write('a', () => {
+        note('outer')();
+        setTimeout(note('timer'), 1);
+        res.end('b', note('inner'));
+      });
+    },
+    'pipeline from a stream': (res, note) => {
+      pipeline(Transform.from(['a', 'b']), res).then(note('pipeline'), note('failed'));
+    },
+  };
+  for (const [name, call] of Object.entries(CALLS)) {
+    it(`are its own request’s on a pipelined connection, where another’s answer comes first: ${name}`, async (t) => {
+      const notes: string[] = [];
+      const { port } = await guard(t, { anonymous: true }, (_req, res) => {
+        const me = getUser().sub ?? 'nobody';
+        if (me === 'eve') return void setTimeout(() => res.end('slow'), 40);
+        call(res, (where) => () => notes.push(`${where} of ${me} as ${getUser().sub ?? 'nobody'}`));
+      });
+      const [ada, eve, bob] = await Promise.all(['ada', 'eve', 'bob'].map((sub) => mint({ sub })));
+      const head = (token: string | undefined, more = ''): string =>
+        `GET / HTTP/1.1\r\nHost: localhost\r\n` +
+        `${token === undefined ? '' : `Authorization: Bearer ${token}\r\n`}${more}\r\n`;
+      // New tokens and known ones.
+      for (let round = 0; round < 2; round += 1) {
+        const octets = [eve, ada, undefined, eve, bob, undefined].map((token) => head(token)).join('');
+        await exchange(port, octets + head(eve, 'Connection: close\r\n'));
+      }
+      await delay(20);
+      const whose = notes.map((line) => /of (\w+) as (\w+)$/.exec(line)?.slice(1) ?? []);
+      for (const [index, [owner, seen]] of whose.entries()) assert.equal(seen, owner, notes[index] ?? '');
+      for (const who of ['ada', 'bob', 'nobody']) assert.ok(whose.filter(([owner]) => owner === who).length >= 2, who);
+    });
+  }
+
+  it('are the inner one’s of nested middlewares', async (t) => {
+    const keys = await serverKeys();
+    const outer = authMiddleware({ keys });
+    const inner = authMiddleware({ keys, tokenHeader: 'x-inner' });
+    const notes: unknown[] = [];
+    const note = (): void => void notes.push(getUser().sub);
+    const { port } = await serve(t, (req, res) =>
+      outer(req, res, () => {
+        if (getUser().sub === 'eve') return void setTimeout(() => res.end('slow'), 40);
+        res.writeEarlyHints({ link: '</a>; rel=preload' }, note); // on its way to the socket as the outer one's
+        inner(req, res, () => {
+          res.write('after', note);
+          res.end(note);
+        });
+      }),
+    );
+    const [ada, eve, inside] = await Promise.all(['ada', 'eve', 'inner'].map((sub) => mint({ sub })));
+    const head = (token = '', more = ''): string =>
+      `GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\n${more}\r\n`;
+    for (let round = 0; round < 2; round += 1) {
+      notes.length = 0;
+      await exchange(port, head(eve) + head(ada, `X-Inner: Bearer ${inside}\r\n`) + head(eve, 'Connection: close\r\n'));
+      assert.deepEqual(notes, ['ada', 'inner', 'inner'].slice(0, notes.length));
+      assert.equal(notes.length, 3);
+    }
+  });
+
+  it('of setTimeout are its request’s', async (t) => {
+    const notes: string[] = [];
+    const { port } = await guard(t, {}, (_req, res) => {
+      const me = String(getUser().sub);
+      if (me === 'eve') return void setTimeout(() => res.end('slow'), 60);
+      res.setTimeout(10, () => {
+        notes.push(`res ${me} ${getUser().sub}`);
+        if (!res.writableEnded) res.end();
+      });
+    });
+    for (const sub of ['ada', 'bob']) assert.equal((await ask(port, { headers: await bearer({ sub }) })).status, 200);
+    const [ada, eve] = [await mint({ sub: 'ada' }), await mint({ sub: 'eve' })];
+    const head = (token: string, more = ''): string =>
+      `GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\n${more}\r\n`;
+    await exchange(port, head(eve) + head(ada, 'Connection: close\r\n'));
+    assert.ok(notes.length >= 3, JSON.stringify(notes));
+    for (const line of notes) assert.match(line, /^re[qs] (\w+) \1$/);
+  });
+
+  it('return what they returned, and take what is no callback as before', async (t) => {
+    const answers = async (wrapped: (handler: RequestListener) => RequestListener): Promise<unknown[]> => {
+      const seen: unknown[] = [];
+      const { port } = await serve(
+        t,
+        wrapped((_req, res) => {
+          seen.push(res.write('a'), res.write('b', undefined), res.setTimeout(1000) === res);
+          seen.push(res.end('c') === res, res.end(() => {}) === res);
+        }),
+      );
+      seen.push((await ask(port, { headers: await bearer({ sub: 'ada' }) })).body);
+      return seen;
+    };
+    const options = { keys: await serverKeys() };
+    const plain = await answers((handler) => handler);
+    assert.deepEqual(plain, [true, true, true, true, true, 'abc']);
+    assert.deepEqual(await answers((handler) => withAuth(handler, options)), plain);
+  });
+
+  it('of HTTP/2 are its own request’s', async (t) => {
+    const notes: string[] = [];
+    const listener = withAuth(
+      async (req, res) => {
+        const me = String(getUser().sub);
+        const note =
+          (where: string): (() => void) =>
+          () =>
+            void notes.push(`${where} ${me} ${getUser().sub}`);
+        req.on('end', note('end of the request')).on('close', note('close of the request')).resume();
+        res.on('finish', note('finish')).on('close', note('close'));
+        res.setTimeout(5, note('timeout'));
+        await delay(10);
+        res.write('a', note('write'));
+        await delay(2);
+        res.end('b', note('end'));
+      },
+      { keys: await serverKeys() },
+    );
+    const server = createHttp2(asHttp2(listener)).listen(0, '127.0.0.1');
+    t.after(() => server.close());
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const session = connectHttp2(`http://127.0.0.1:${port}`);
+    t.after(() => session.close());
+    await Promise.all(
+      ['ada', 'bob', 'eve', 'ada'].map(async (sub) => {
+        const stream = session.request({ ':method': 'POST', ...(await bearer({ sub })) }).end('body');
+        assert.equal(await text(stream), 'ab');
+      }),
+    );
+    await delay(20);
+    for (const where of ['write', 'end', 'finish', 'end of the request'])
+      assert.equal(
+        notes.filter((line) => line.startsWith(`${where} `) && line.split(' ').length === where.split(' ').length + 2)
+          .length,
+        4,
+        where,
+      );
+    for (const line of notes) assert.match(line, / (\w+) \1$/);
+  });
+
+  it('of a push in HTTP/2 are its request’s', async (t) => {
+    const notes: unknown[] = [];
+    const listener = withAuth(
+      (_req, res) => {
+        const push: unknown = Reflect.get(res, 'createPushResponse');
+        assert.ok(typeof push === 'function');
+        const pushed = (_error: unknown, answer: ServerResponse | undefined): void => {
+          notes.push(getUser().sub);
+          answer?.end('pushed');
+          res.end('pushing');
+        };
+        Reflect.apply(push, res, [{ ':path': '/pushed' }, pushed]);
+      },
+      { keys: await serverKeys() },
+    );
+    const server = createHttp2(asHttp2(listener)).listen(0, '127.0.0.1');
+    t.after(() => server.close());
+    await once(server, 'listening');
+    const session = connectHttp2(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    t.after(() => session.close());
+    session.on('stream', (stream) => void stream.resume());
+    const users = ['ada', 'bob', 'ada'];
+    for (const sub of users) assert.equal(await text(session.request(await bearer({ sub })).end()), 'pushing');
+    assert.deepEqual(notes, users);
+  });
+});
+
+describe('a client that is gone', () => {
+  for (const name of ['withAuth', 'authMiddleware'] as const) {
+    it(`gets none of its pipelined requests handled, over ${name}`, async (t) => {
+      const reached: unknown[] = [];
+      const handler: RequestListener = (req, res) => {
+        reached.push(req.url);
+        if (req.url !== '/first') res.end();
+      };
+      const options: AuthOptions = { keys: await serverKeys(), publicPaths: ['/first'] };
+      const middleware = authMiddleware(options);
+      const { server, port } = await serve(
+        t,
+        name === 'withAuth'
+          ? withAuth(handler, options)
+          : (req, res) => middleware(req, res, () => void handler(req, res)),
+      );
+      const release = hold(t);
+      const tokens = await Promise.all(Array.from({ length: 20 }, (_, index) => mint({ sub: `user ${index}` })));
+      const head = (path: string, token: string): string =>
+        `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nAuthorization: Bearer ${token}\r\n\r\nx`;
+      const connection = once(server, 'connection');
+      const client = connect(port, '127.0.0.1');
+      client.on('error', () => {}).write(head('/first', 'x') + tokens.map((token) => head('/mcp', token)).join(''));
+      const [socket] = (await connection) as [Socket];
+      for (let waited = 0; reached.length === 0 && waited < 2000; waited += 5) await delay(5);
+      const closed = new Promise((resolve) => socket.once('close', resolve));
+      client.resetAndDestroy();
+      await closed;
+      release();
+      await delay(150);
+      assert.deepEqual(reached, ['/first']);
+    });
+  }
+});
+
+describe('req.auth that somebody in front has left', () => {
+  const theirs: AuthInfo = { token: 'theirs', clientId: 'root', scopes: ['admin'], extra: { sub: 'root' } };
+  const leaves: Record<string, (req: IncomingMessage) => void> = {
+    'on the request': (req) => void Object.assign(req, { auth: theirs }),
+    'on its prototype': (req) =>
+      void Object.setPrototypeOf(
+        req,
+        Object.create(Object.getPrototypeOf(req), { auth: { value: theirs, writable: true } }),
+      ),
+    'as a member that is not listed': (req) =>
+      void Object.defineProperty(req, 'auth', { value: theirs, writable: true, configurable: true }),
+    'as a member that stays': (req) => void Object.defineProperty(req, 'auth', { value: theirs, writable: true }),
+  };
+  for (const [where, leave] of Object.entries(leaves)) {
+    it(`${where} is gone without a user, and replaced by a user’s`, async (t) => {
+      const guarded = withAuth((req: AuthenticatedRequest, res) => res.end(JSON.stringify(req.auth?.extra ?? null)), {
+        keys: await serverKeys(),
+        anonymous: true,
+        publicPaths: ['/open'],
+      });
+      const { port } = await serve(t, (req, res) => {
+        leave(req);
+        guarded(req, res);
+      });
+      assert.equal((await ask(port)).body, 'null');
+      const headers = await bearer({ sub: 'ada' });
+      assert.equal((await ask(port, { path: '/open', headers })).body, 'null');
+      assert.equal(JSON.parse((await ask(port, { headers })).body).sub, 'ada');
+    });
+  }
+
+  it('is gone by an inner middleware that lets nobody in particular through', async (t) => {
+    const keys = await serverKeys();
+    const outer = authMiddleware({ keys });
+    const inner = authMiddleware({ keys, anonymous: true, tokenHeader: 'x-inner' });
+    const seen: unknown[] = [];
+    const { port } = await serve(t, (req, res) =>
+      outer(req, res, () => {
+        seen.push(Reflect.get(req, 'auth')?.extra.sub);
+        inner(req, res, () => {
+          seen.push('auth' in req, getUser().sub, getAuth(), getAuthInfo(req), getUser(req).sub);
+          res.end();
+        });
+      }),
+    );
+    await ask(port, { headers: await bearer({ sub: 'ada' }) });
+    assert.deepEqual(seen, ['ada', false, undefined, undefined, undefined, undefined]);
+  });
+
+  it('on a Request of fetch is gone as well', async () => {
+    const handler = withAuthFetch((request) => Response.json(Reflect.get(request, 'auth')?.extra ?? null), {
+      keys: await serverKeys(),
+      anonymous: true,
+    });
+    for (const [headers, expected] of [
+      [{}, null],
+      [await bearer({ sub: 'ada' }), 'ada'],
+    ] as const) {
+      const request = Object.assign(new Request('http://a/', { headers }), { auth: theirs });
+      assert.equal((await (await handler(request)).json())?.sub ?? null, expected);
+    }
+  });
+});
+
+describe('getUser(req), getAuth(req) and getAuthInfo(req)', () => {
+  const OUTSIDE = new AsyncResource('outside');
+  const outsideOf = <T>(look: () => T): T => OUTSIDE.runInAsyncScope(look);
+
+  it('are of that request, wherever they are asked, also when it is over', async (t) => {
+    const requests: IncomingMessage[] = [];
+    const { port } = await guard(t, { resource: 'https://mcp.example/mcp' }, (req, res) => {
+      requests.push(req);
+      res.end();
+    });
+    for (const sub of ['ada', 'bob']) await ask(port, { headers: await bearer({ sub, scope: 'read' }) });
+    const [ada, bob] = requests;
+    assert.ok(ada && bob);
+    for (const [req, sub] of [
+      [ada, 'ada'],
+      [bob, 'bob'],
+    ] as const) {
+      assert.equal(getUser(req).sub, sub);
+      assert.deepEqual(getAuth(req)?.scopes, ['read']);
+      assert.equal(getAuthInfo(req)?.extra['sub'], sub);
+      assert.equal(getAuthInfo(req)?.resource?.href, 'https://mcp.example/mcp');
+      assert.notEqual(getAuthInfo(req), getAuthInfo(req), 'a new one at every call');
+    }
+    assert.equal(
+      runAs({ user: { sub: 'eve' } }, () => getUser(ada).sub),
+      'ada',
+      'not of the context',
+    );
+    assert.equal(getUser().sub, undefined);
+  });
+
+  it('work where the host has left the context: after an await elsewhere, and in another’s', async (t) => {
+    const { port } = await guard(t, {}, (req, res) => {
+      const seen = outsideOf(() => [getUser().sub ?? null, getUser(req).sub, getAuth(req)?.user.sub]);
+      res.end(JSON.stringify(seen));
+    });
+    const { body } = await ask(port, { headers: await bearer({ sub: 'ada' }) });
+    assert.equal(body, '[null,"ada","ada"]');
+  });
+
+  it('know a Request of fetch, a request of HTTP/2, and an anonymous and a public one', async (t) => {
+    const keys = await serverKeys();
+    const options: AuthOptions = { keys, anonymous: true, publicPaths: ['/open'] };
+    const look = (req: object): string =>
+      outsideOf(() =>
+        JSON.stringify([getUser(req).sub ?? null, getAuth(req)?.keyId === undefined, getAuthInfo(req) === undefined]),
+      );
+    const fetchHandler = withAuthFetch((request) => new Response(look(request)), options);
+    const server = createHttp2(asHttp2(withAuth((req, res) => res.end(look(req)), options))).listen(0, '127.0.0.1');
+    t.after(() => server.close());
+    await once(server, 'listening');
+    const session = connectHttp2(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    t.after(() => session.close());
+    const { port } = await guard(t, options, (req, res) => res.end(look(req)));
+    const headers = await bearer({ sub: 'ada' });
+    for (const [path, fields, expected] of [
+      ['/mcp', headers, '["ada",false,false]'],
+      ['/mcp', {}, '[null,true,true]'],
+      ['/open', headers, '[null,true,true]'],
+    ] as const) {
+      assert.equal((await ask(port, { path, headers: { ...fields } })).body, expected);
+      assert.equal(await text(session.request({ ':path': path, ...fields }).end()), expected);
+      assert.equal(
+        await (await fetchHandler(new Request(`http://a${path}`, { headers: { ...fields } }))).text(),
+        expected,
+      );
+    }
+  });
+
+  it('refuse what no middleware has let through: a wrapper must not look like an empty user', async (t) => {
+    const refused: IncomingMessage[] = [];
+    let seen: IncomingMessage | undefined;
+    const guarded = withAuth((req, res) => void ((seen = req), res.end()), { keys: await serverKeys() });
+    const { port } = await serve(t, (req, res) => {
+      refused.push(req);
+      guarded(req, res);
+    });
+    await ask(port);
+    await ask(port, { headers: { authorization: 'Bearer x' } });
+    await ask(port, { headers: await bearer({ sub: 'ada' }) });
+    assert.ok(seen);
+    const strangers: [name: string, value: unknown][] = [
+      ['a request without a token', refused[0]],
+      ['a request with a bad one', refused[1]],
+      ['an object', {}],
+      ['an array', []],
+      ['a function', () => {}],
+      ['a wrapper as of Fastify', { raw: seen }],
+      ['a wrapper as of Koa', { req: seen, request: { req: seen } }],
+      ['an object that inherits from it', Object.create(seen)],
+      ['a Request of fetch', new Request('http://a/')],
+      ['its headers', seen.headers],
+      ['its socket', seen.socket],
+      ['null', null],
+      ['a number', 1],
+      ['a string', 'req'],
+    ];
+    for (const [name, value] of strangers) {
+      for (const look of [getUser, getAuth, getAuthInfo]) {
+        assert.throws(
+          () => Reflect.apply(look, undefined, [value]),
+          (error) => error instanceof KeyError && error.code === 'option' && /pass the raw one/.test(error.message),
+          `${look.name}: ${name}`,
+        );
+      }
+    }
+    assert.equal(getUser(undefined).sub, undefined, 'undefined is no request');
+  });
+});
+
+describe('runAs', () => {
+  it('runs a function as a user, returns what it returns, and ends', async () => {
+    const user = { sub: 'ada', scope: 'read write', exp: 4_000_000_000, org: { roles: ['a'] } };
+    const result = runAs({ user }, () => ({ user: getUser(), auth: getAuth(), info: getAuthInfo() }));
+    assert.deepEqual(JSON.parse(JSON.stringify(result.user)), user);
+    assert.deepEqual(JSON.parse(JSON.stringify(result.auth)), {
+      user,
+      token: '',
+      signed: false,
+      keyId: '',
+      scopes: ['read', 'write'],
+      expiresAt: 4_000_000_000,
+    });
+    assert.deepEqual(
+      [result.info?.clientId, result.info?.scopes, result.info?.expiresAt],
+      ['ada', ['read', 'write'], 4_000_000_000],
+    );
+    assert.deepEqual([getUser().sub, getAuth()], [undefined, undefined]);
+    const failure = new Error('of the function');
+    assert.throws(
+      () =>
+        runAs({ user: {} }, () => {
+          throw failure;
+        }),
+      (error) => error === failure,
+    );
+    assert.equal(getAuth(), undefined);
+  });
+
+  it('holds in whatever the function starts, and nests', async () => {
+    const seen: unknown[] = [];
+    const later = runAs({ user: { sub: 'ada' } }, async () => {
+      seen.push(getUser().sub);
+      await null;
+      seen.push(getUser().sub);
+      await delay(1);
+      runAs({ user: { sub: 'bob' } }, () => seen.push(getUser().sub));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      seen.push(getUser().sub);
+      return getUser().sub;
+    });
+    assert.equal(getUser().sub, undefined);
+    assert.equal(await later, 'ada');
+    assert.deepEqual(seen, ['ada', 'ada', 'bob', 'ada']);
+    const both = await Promise.all(
+      ['ada', 'bob'].map((sub) =>
+        runAs({ user: { sub } }, async () => {
+          await delay(Math.random() * 5);
+          return getUser().sub;
+        }),
+      ),
+    );
+    assert.deepEqual(both, ['ada', 'bob']);
+  });
+
+  it('takes what authenticate gave, as it is', async () => {
+    const verifier = new JWETokenVerifier({ keys: await serverKeys() });
+    const auth = await verifier.authenticate(await mint({ sub: 'ada', scope: 'read' }));
+    runAs(auth, () => {
+      assert.equal(getUser(), auth.user, 'not copied again');
+      assert.deepEqual({ ...getAuth() }, { ...auth });
+      assert.equal(getAuthInfo()?.token, auth.token);
+    });
+  });
+
+  it('freezes a copy: neither the caller nor the function changes who it is', () => {
+    const user = { sub: 'ada', org: { roles: ['reader'] } };
+    const scopes = ['read'];
+    runAs({ user, scopes }, () => {
+      user.sub = 'root';
+      user.org.roles.push('admin');
+      scopes.push('admin');
+      const seen = getUser<{ org: { roles: string[] } }>();
+      assert.deepEqual([seen.sub, seen.org.roles.length, getAuth()?.scopes], ['ada', 1, ['read']]);
+      assert.throws(() => Object.assign(seen, { sub: 'root' }), TypeError);
+      assert.throws(() => seen.org.roles.push('admin'), TypeError);
+      assert.throws(() => Object.assign(getAuth() ?? {}, { signed: true }), TypeError);
+      for (const object of [seen, seen.org]) assert.equal(Object.getPrototypeOf(object), null);
+      assert.equal(seen['toString'], undefined);
+    });
+  });
+
+  it('takes an object that is frozen, but no prototype and no depth on trust', () => {
+    class User {
+      sub = 'ada';
+      get admin(): boolean {
+        return true;
+      }
+    }
+    for (const user of [Object.freeze(new User()), Object.freeze({ sub: 'ada', inner: { a: 1 } })])
+      runAs({ user: untyped(user) }, () => {
+        assert.equal(Object.getPrototypeOf(getUser()), null);
+        assert.equal(getUser()['admin'], undefined);
+      });
+    const inner = { roles: ['reader'] };
+    const bare: AuthUser = Object.freeze(Object.assign(Object.create(null), { sub: 'ada', inner }));
+    runAs({ user: bare }, () => {
+      inner.roles.push('admin');
+      assert.equal(JSON.stringify(getUser()['inner']), '{"roles":["reader"]}');
+    });
+  });
+
+  it('refuses what is no user, and claims beyond the limits of a token', () => {
+    for (const auth of [
+      undefined,
+      null,
+      {},
+      'ada',
+      [],
+      { user: null },
+      { user: 'ada' },
+      { user: ['ada'] },
+      { user: 1 },
+    ])
+      assert.throws(
+        () => runAs(untyped(auth), () => assert.fail('ran')),
+        (error) => error instanceof KeyError && error.code === 'option',
+        JSON.stringify(auth),
+      );
+    const deep = Array.from({ length: 40 }).reduce<object>((inner) => ({ inner }), {});
+    for (const user of [deep, { list: Array.from({ length: 1001 }, () => 0) }, { id: 2 ** 53 }, { id: Infinity }])
+      assert.throws(
+        () => runAs({ user: untyped(user) }, () => assert.fail('ran')),
+        (error) => error instanceof AuthError,
+      );
+  });
+
+  it('inside a request leaves the request as it was', async (t) => {
+    const { port } = await guard(t, {}, (req, res) => {
+      const inner = runAs({ user: { sub: 'bob' } }, () => [getUser().sub, getUser(req).sub]);
+      res.end(JSON.stringify([...inner, getUser().sub]));
+    });
+    assert.equal((await ask(port, { headers: await bearer({ sub: 'ada' }) })).body, '["bob","ada","ada"]');
+  });
+});
+
+describe('two copies of the module', () => {
+  /** The built file once more, under another name: another module to Node, as a bundler's copy is. */
+  async function secondCopy(t: Scope): Promise<typeof import('mcp-auth-middleware')> {
+    const folder = mkdtempSync(join(tmpdir(), 'mcp-copy-'));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, 'copy.mjs');
+    copyFileSync(join(root, 'dist/mcp-auth.js'), file);
+    const copy: typeof import('mcp-auth-middleware') = await import(pathToFileURL(file).href);
+    assert.notEqual(copy.getUser, getUser);
+    return copy;
+  }
+
+  it('share the context and the requests, in both directions', async (t) => {
+    const copy = await secondCopy(t);
+    const library = await import('mcp-auth-middleware');
+    const keys = await serverKeys();
+    for (const [guarding, reading] of [
+      [library, copy],
+      [copy, library],
+    ] as const) {
+      const { port } = await serve(
+        t,
+        guarding.withAuth(
+          async (req, res) => {
+            const look = (): unknown[] => [
+              reading.getUser().sub,
+              reading.getAuth()?.user.sub,
+              reading.getUser(req).sub,
+            ];
+            const seen = look();
+            await delay(1);
+            seen.push(...look(), reading.getAuthInfo(req)?.extra['sub']);
+            res.end(JSON.stringify(seen));
+          },
+          { keys },
+        ),
+      );
+      const { body } = await ask(port, { headers: await bearer({ sub: 'ada' }) });
+      assert.deepEqual(JSON.parse(body), Array(7).fill('ada'));
+      const handler = guarding.withAuthFetch(
+        (request) => new Response(`${reading.getUser().sub} ${reading.getUser(request).sub}`),
+        { keys },
+      );
+      const answer = await handler(new Request('http://a/', { headers: await bearer({ sub: 'bob' }) }));
+      assert.equal(await answer.text(), 'bob bob');
+      assert.equal(
+        guarding.runAs({ user: { sub: 'eve' } }, () => reading.getUser().sub),
+        'eve',
+      );
+    }
+  });
+
+  it('inside one another have the inner one’s user everywhere', async (t) => {
+    const copy = await secondCopy(t);
+    const library = await import('mcp-auth-middleware');
+    const keys = await serverKeys();
+    for (const [first, second] of [
+      [library, copy],
+      [copy, library],
+      [copy, copy],
+    ] as const) {
+      const outer = first.authMiddleware({ keys, anonymous: true });
+      const inner = second.authMiddleware({ keys, tokenHeader: 'x-inner' });
+      const seen: unknown[] = [];
+      const { port } = await serve(t, (req, res) =>
+        outer(req, res, () =>
+          inner(req, res, () => {
+            const note = (): void => {
+              seen.push(first.getUser().sub, second.getUser().sub, first.getUser(req).sub, second.getUser(req).sub);
+            };
+            note();
+            seen.push(Reflect.get(req, 'auth').extra.sub);
+            res.on('finish', note);
+            req
+              .on('end', () => {
+                note();
+                res.write('x', note);
+                res.end(note);
+              })
+              .resume();
+          }),
+        ),
+      );
+      const inside = `Bearer ${await mint({ sub: 'inner' })}`;
+      for (const outside of [{}, await bearer({ sub: 'outer' })]) {
+        await ask(port, { method: 'POST', body: 'x', headers: { ...outside, 'x-inner': inside } });
+        await delay(10);
+      }
+      assert.equal(seen.length, 2 * (5 * 4 + 1));
+      assert.deepEqual(new Set(seen), new Set(['inner']));
+    }
+  });
 });

@@ -941,15 +941,17 @@ test(
     for (const socket of sockets) socket.on('error', () => {}).resume();
     const before = await used();
     const batch = request.repeat(100);
-    for (const socket of sockets) for (let i = 0; i < 100; i += 1) socket.write(batch); // 80,000 requests, 60 MB
+    for (const socket of sockets) for (let i = 0; i < 5; i += 1) socket.write(batch); // 4,000 requests at once
     const lanes = Math.max(1, Math.min(availableParallelism() + 1, POOL - 1));
     await until(() => events.some(({ type }) => type === 'overloaded'));
     const overloaded = events.find(({ type }) => type === 'overloaded');
     assert.equal(overloaded?.pending, 16 * (maxPending + lanes));
-    for (let i = 0; i < 20; i += 1) {
-      const began = performance.now();
-      assert.equal(await ask(known), 200);
-      assert.ok(performance.now() - began < 1500, 'a known token of another issuer');
+    for (let i = 0; i < 20; i += 1) assert.equal(await ask(known), 200);
+    const others = events.filter(({ type, issuer: name }) => type === 'accepted' && name === 'two').slice(1);
+    assert.equal(others.length, 20);
+    for (const { cached, durationMs } of others) {
+      assert.equal(cached, true);
+      assert.ok(Number(durationMs) < 100, `a known token of another issuer waited ${durationMs} ms`);
     }
     assert.ok(await isHanging());
     assert.equal(issuer.hits.length, 1);

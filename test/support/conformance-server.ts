@@ -1,5 +1,5 @@
-// What the protocol's conformance suite asks a server for: tools, prompts and resources by the names and texts that it looks
-// for; over sessions for revisions up to 2025-11-25, and without them since.
+// What the protocol's conformance suite asks a server for: tools, prompts and resources by the names and texts that it
+// looks for; over sessions for revisions up to 2025-11-25, and without them since.
 import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
@@ -189,23 +189,26 @@ const confirm = { confirm: askUser('Please confirm', 'ok', { type: 'boolean' }) 
 
 /** Tools that ask by an answer of their own, as since 2026-07-28. */
 const asking: Tools = {
-  elicitation: rounds(userName, ({ user_name }) => {
+  test_missing_capability: rounds({ answer: askModel('What is missing?', 10) }, () => done('nothing')),
+  test_streaming_elicitation: rounds(userName, () => done('asked')),
+  test_input_required_result_elicitation: rounds(userName, ({ user_name }) => {
     const { content } = z.object({ content: z.object({ name: z.string() }) }).parse(user_name);
     return done(`Hello, ${content.name}!`);
   }),
-  sampling: rounds({ capital_question: askModel('What is the capital of France?', 100) }, (answers) =>
-    done(JSON.stringify(answers.capital_question)),
+  test_input_required_result_sampling: rounds(
+    { capital_question: askModel('What is the capital of France?', 100) },
+    (answers) => done(JSON.stringify(answers.capital_question)),
   ),
-  list_roots: rounds({ client_roots: inputRequired.listRoots() }, (answers) =>
+  test_input_required_result_list_roots: rounds({ client_roots: inputRequired.listRoots() }, (answers) =>
     done(JSON.stringify(answers.client_roots)),
   ),
-  request_state: roundsWithState(confirm, () => done('state-ok')),
-  tampered_state: roundsWithState(confirm, () => done('state-ok')),
-  multiple_inputs: roundsWithState(
+  test_input_required_result_request_state: roundsWithState(confirm, () => done('state-ok')),
+  test_input_required_result_tampered_state: roundsWithState(confirm, () => done('state-ok')),
+  test_input_required_result_multiple_inputs: roundsWithState(
     { ...userName, greeting: askModel('Generate a greeting', 50), client_roots: inputRequired.listRoots() },
     () => done('all there'),
   ),
-  multi_round: async ({ mcpReq: { inputResponses = {}, requestState } }) => {
+  test_input_required_result_multi_round: async ({ mcpReq: { inputResponses = {}, requestState } }) => {
     const before = requestState<string>();
     if (before === 'second' && 'step2' in inputResponses) return done('both steps done');
     const [next, question] =
@@ -214,9 +217,10 @@ const asking: Tools = {
         : (['first', { step1: askUser('Step 1: What is your name?', 'name') }] as const);
     return inputRequired({ inputRequests: question, requestState: await state.mint(next) });
   },
-  capabilities: (ctx) => {
-    const envelope = z.looseObject({ sampling: z.unknown(), elicitation: z.unknown() }).partial();
-    const can = envelope.parse(ctx.mcpReq._meta?.['io.modelcontextprotocol/clientCapabilities'] ?? {});
+  test_input_required_result_capabilities: (ctx) => {
+    const capabilities = z.object({ sampling: z.unknown(), elicitation: z.unknown() }).partial();
+    const envelope = z.object({ 'io.modelcontextprotocol/clientCapabilities': capabilities });
+    const { 'io.modelcontextprotocol/clientCapabilities': can } = envelope.parse(ctx.mcpReq.envelope);
     const inputRequests: InputRequests = {
       ...(can.sampling ? { greeting: askModel('Generate a greeting', 50) } : {}),
       ...(can.elicitation ? userName : {}),
@@ -226,8 +230,7 @@ const asking: Tools = {
 };
 
 function addTools(server: McpServer): void {
-  const named = Object.entries(asking).map(([name, run]) => [`test_input_required_result_${name}`, run] as const);
-  for (const [name, run] of [...Object.entries(plain), ...named])
+  for (const [name, run] of Object.entries({ ...plain, ...asking }))
     server.registerTool(name, { description: `The suite's ${name}` }, run);
   const inputSchema = fromJsonSchema({
     $schema: 'https://json-schema.org/draft/2020-12/schema',
@@ -252,6 +255,13 @@ function addTools(server: McpServer): void {
     else: { required: ['email'] },
     additionalProperties: false,
   });
+  const region = { type: 'string', 'x-mcp-header': 'Region' } as const;
+  const headed = fromJsonSchema({ type: 'object', properties: { region }, required: ['region'] });
+  server.registerTool(
+    'test_header',
+    { description: 'Has an argument that a header repeats', inputSchema: headed },
+    () => done('here'),
+  );
   server.registerTool('json_schema_2020_12_tool', { description: 'Takes a rich schema', inputSchema }, () =>
     done('valid'),
   );

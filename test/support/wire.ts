@@ -81,7 +81,8 @@ export function exchange(port: number, octets: string | Buffer): Promise<string>
 }
 
 /**
- * One GET in HTTP/2 frames of our own (RFC 9113 §4.1), for Node's client sends no field twice.
+ * One GET in HTTP/2 frames of our own (RFC 9113 §4.1), for Node's client sends no field twice. Its authority is
+ * localhost unless the fields bring `:authority` or `host`.
  * Returns the body of the answer.
  */
 export function exchangeHttp2(port: number, fields: [name: string, value: string][]): Promise<string> {
@@ -101,13 +102,11 @@ export function exchangeHttp2(port: number, fields: [name: string, value: string
       length.push(rest < 128 ? rest : (rest & 127) | 128);
     return Buffer.concat([Buffer.from(length), octets]);
   };
-  const all = [
-    [':method', 'GET'],
-    [':scheme', 'http'],
-    [':authority', 'localhost'],
-    [':path', '/'],
-    ...fields,
-  ] as const;
+  const named = fields.some(([name]) => name === 'host' || name === ':authority');
+  const authority: typeof fields = named ? [] : [[':authority', 'localhost']];
+  const given: typeof fields = [[':method', 'GET'], [':scheme', 'http'], [':path', '/'], ...authority, ...fields];
+  // Pseudo-header fields come before all others (RFC 9113 §8.3).
+  const all = given.toSorted(([a], [b]) => Number(b.startsWith(':')) - Number(a.startsWith(':')));
   const block = Buffer.concat(all.flatMap(([name, value]) => [Buffer.of(0), literal(name), literal(value)]));
   return new Promise((resolve, reject) => {
     const socket = connect(port, '127.0.0.1');

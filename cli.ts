@@ -97,10 +97,7 @@ const COMMANDS = {
   generate: {
     lines: [
       ['generate [--alg A] [--bits N] [-f]', 'make a key pair: DIR/mcp-private.json (0600) and DIR/mcp-public.json'],
-      [
-        'generate --signing [--alg A] [-f]',
-        "make an issuer's pair: DIR/signing-private.json and DIR/signing-public.json",
-      ],
+      ['generate --signing [--alg A] [-f]', "make an issuer's pair: DIR/signing-private.json, DIR/signing-public.json"],
     ],
     options: {
       alg: `${ALG}; with --signing Ed25519 (default), EdDSA or ES256`,
@@ -1977,10 +1974,11 @@ function findTimes({ exp, nbf, iat }: Record<string, unknown>, needsExp: boolean
 
 function findAudience({ aud }: Record<string, unknown>, audience: string | undefined, show: boolean): Finding {
   const named: unknown[] = Array.isArray(aud) ? aud : aud === undefined ? [] : [aud];
-  const names = show ? named.map(word).join(', ') : plural(named.length, 'name');
-  if (audience === undefined) return { text: `not asked for (--audience); aud has ${names}`, skipped: true };
+  const listed = show ? named.map(word).join(', ') : plural(named.length, 'name');
+  const names = named.length === 0 ? 'there is no aud' : `aud has ${listed}`;
+  if (audience === undefined) return { text: `not asked for (--audience); ${names}`, skipped: true };
   const text = `aud names ${word(audience)}`;
-  return named.includes(audience) ? { text } : { text, fault: `aud does not name ${word(audience)}: it has ${names}` };
+  return named.includes(audience) ? { text } : { text, fault: `aud does not name ${word(audience)}: ${names}` };
 }
 
 interface Trust {

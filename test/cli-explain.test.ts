@@ -201,7 +201,7 @@ const tokens: [name: string, make: () => string | Promise<string>, args: string[
     () => encryptToken({ aud: ['b', 'c'] }, recipient),
     ['--audience', 'a'],
     'audience',
-    /does not name a: it has 2 names/,
+    /does not name a: aud has 2 names/,
   ],
   [
     'another issuer',

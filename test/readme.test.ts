@@ -455,10 +455,14 @@ describe('the command', () => {
     assert.equal(made.code, 0, made.stderr);
     const [transcript = '', ...more] = blocks.filter(({ language }) => language === 'console').map(({ code }) => code);
     assert.deepEqual(more, []);
-    let printed = '';
-    for (const [line, command = ''] of transcript.matchAll(/^\$ (.+)\n/gm))
-      printed += line + (await bash(cwd, `{ ${command}; } 2>&1`, bin)).stdout;
-    assert.equal(timeless(printed), timeless(transcript));
+    const parts = transcript.split(/^(?=\$ )/m).map((part) => part.trimEnd());
+    const printed: string[] = [];
+    for (const part of parts) {
+      const [line = ''] = part.split('\n');
+      const { stdout } = await bash(cwd, `{ ${line.replace('$ ', '')}; } 2>&1`, bin);
+      printed.push(`${line}\n${stdout.trimEnd()}`);
+    }
+    assert.equal(timeless(printed.join('\n\n')), timeless(parts.join('\n\n')));
   });
 });
 

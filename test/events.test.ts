@@ -1,6 +1,6 @@
 // What operators learn: every event there is, nothing secret in any of them, and no effect on any answer.
 import assert from 'node:assert/strict';
-import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -24,6 +24,7 @@ import {
 } from 'mcp-auth-middleware';
 import { hold, rsa } from './support/rsa.js';
 import { keyPair, root, run, type Scope, serve, until } from './support/support.js';
+import { newPair } from './support/tokens.js';
 import { ask, bearer, guard, mint, serverKeys } from './support/wire.js';
 
 /** A server whose events are collected. */
@@ -226,7 +227,7 @@ describe('an event says', () => {
   const ISSUERS =
     'rejected for a wrong issuer, signature or unreachable keys, and how the keys of the issuer were read';
   it(ISSUERS, async (t) => {
-    const { publicKey, privateKey } = generateKeyPairSync('ed25519');
+    const { publicKey, privateKey } = newPair('ed25519');
     const jwks = { keys: [{ ...publicKey.export({ format: 'jwk' }), kid: 'k', alg: 'EdDSA', use: 'sig' }] };
     const key = { ...privateKey.export({ format: 'jwk' }), kid: 'k' } as Jwk & { d: string };
     let answer: (() => string) | undefined = () => 'no JSON';
@@ -274,7 +275,7 @@ describe('an event says', () => {
     ]);
     assert.equal(await send('https://other.example'), 401);
     assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'issuer', status: 401, pending: 0, keyId }]);
-    const { privateKey: foreign } = generateKeyPairSync('ed25519');
+    const { privateKey: foreign } = newPair('ed25519');
     assert.equal(await send(issuer, { ...foreign.export({ format: 'jwk' }), kid: 'k' } as Jwk & { d: string }), 401);
     assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'signature', status: 401, pending: 0, keyId }]);
   });

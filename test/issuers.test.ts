@@ -1,7 +1,7 @@
 // Trusted issuers by URL: how their key sets are fetched, kept, refreshed and lost, against a real server and with a
 // clock of our own.
 import assert from 'node:assert/strict';
-import { generateKeyPairSync, type KeyObject } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import { once } from 'node:events';
 import { lookup } from 'node:dns/promises';
 import type { RequestListener } from 'node:http';
@@ -38,7 +38,7 @@ interface SigningKey {
   publicKey: Jwk;
 }
 function signingKey(kid: string | undefined): SigningKey {
-  const { kty, crv, x, d } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' });
+  const { kty, crv, x, d } = newPair('ed25519').privateKey.export({ format: 'jwk' });
   if (!kty || !d) throw new Error('an Ed25519 key has these');
   return { privateKey: { kty, crv, x, d, kid }, publicKey: { kty, crv, x, kid, alg: 'EdDSA', use: 'sig' } };
 }

@@ -2138,7 +2138,8 @@ class Verifier {
     const issuer = pickIssuer(claims, this.#issuers);
     const update = issuer.update(this.now());
     if (update) await update;
-    else if (fittingKeys(jws, issuer.keys).length === 0) await issuer.refresh(this.now());
+    else if (issuer.isUsable(this.now()) && fittingKeys(jws, issuer.keys).length === 0)
+      await issuer.refresh(this.now());
     if (!issuer.isUsable(this.now())) throw new AuthError('issuer_unavailable');
     return { claims, signer: { issuer, keyId: verifyNested(jws, issuer).id } };
   }

@@ -2948,8 +2948,9 @@ export function bearerToken(req: NodeRequest, tokenHeader = 'authorization'): st
 
 /** Nothing waits for what `writeHead` returns: emulations return nothing. */
 function sendAnswer({ status, headers, body }: Answer, method: string, res: ResponseLike): void {
-  const length = status === 204 ? {} : { 'content-length': Buffer.byteLength(body) };
-  res.writeHead(status, { ...headers, ...length });
+  const sent: Record<string, string | number> = { ...headers };
+  if (status !== 204) sent['content-length'] = Buffer.byteLength(body);
+  res.writeHead(status, sent);
   // Some servers throw when a HEAD or a 204 gets a body.
   if (method === 'HEAD' || body === '') res.end();
   else res.end(body);

@@ -1,4 +1,5 @@
-// A WebSocket without MCP: Node hands its handshake to a listener of its own, past every middleware, so ask the verifier.
+// A WebSocket without MCP: Node hands its handshake to a listener of its own, past every middleware, so ask the
+// verifier.
 import { createServer } from 'node:http';
 import { AuthError, bearerToken, getUser, JWETokenVerifier, runAs, withAuth } from 'mcp-auth-middleware';
 import { WebSocketServer } from 'ws';

@@ -1,5 +1,5 @@
-// The examples beside examples/hosts/ (those are in hosts.test.ts), run as their reader would run them: processes of their
-// own, real keys, the official MCP client.
+// The examples beside examples/hosts/ (those are in hosts.test.ts), run as their reader would run them: processes of
+// their own, real keys, the official MCP client.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -16,7 +16,7 @@ import { WebSocket } from 'ws';
 import { keyPair, root, run, type Scope, serve } from './support/support.js';
 
 const example = (name: string): string => join(root, 'build/examples', name);
-const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a program that is stuck fails its test, not the run
+const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a stuck program fails its test, not the run
 
 function temporaryFolder(scope: Scope): string {
   const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
@@ -163,7 +163,7 @@ describe('examples/gateway.ts', () => {
 });
 
 describe('examples/upgrade.ts', () => {
-  it('greets a user over a WebSocket, refuses others, and switches to no protocol that was not asked for', async (t) => {
+  it('greets a user over a WebSocket, refuses others, and switches to no protocol but that', async (t) => {
     const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
     const headers = { Authorization: `Bearer ${await token({ name: 'Ada' })}` };
     const socket = new WebSocket(url.replace('http', 'ws'), { headers });

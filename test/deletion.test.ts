@@ -348,7 +348,7 @@ describe('generate -f', () => {
       const { code, stderr } = await mcpUnder(path, under, ['generate', '-f', '--bits', '2048'], { env: shred(t, {}) });
       assert.equal(code, 1);
       const [, name = ''] =
-        /cannot overwrite \.keys\/(mcp-private\.json\.mcp-auth-\d+-\w{12}\.tmp), which is left where .*: i\/o error/.exec(
+        /cannot overwrite \.keys\/(mcp-private\.json\.mcp-auth-\d+-\w{12}\.tmp), which is left .*: i\/o error/.exec(
           stderr,
         ) ?? [];
       assert.match(stderr, /new keys are in place/);

@@ -267,9 +267,12 @@ describe('the shell blocks', () => {
 
   it('with the page: serve it', async (t) => {
     const cwd = project('page');
-    await saveKeys(cwd);
-    symlinkSync(join(root, 'examples'), join(cwd, 'examples'));
-    const words = page.split(' ');
+    for (const room of ['dist', 'examples']) symlinkSync(join(root, room), join(cwd, room));
+    const [generate = '', serve = '', ...others] = page.split('\n');
+    assert.deepEqual(others, []);
+    const made = await bash(cwd, generate);
+    assert.equal(made.code, 0, made.stderr);
+    const words = serve.split(' ');
     const env = Object.fromEntries(words.slice(0, 2).map((word) => word.split('=')));
     const [program, script, ...more] = words.slice(2);
     assert.deepEqual(

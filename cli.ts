@@ -1,10 +1,10 @@
 #!/usr/bin/env node
-// The command of mcp-auth-middleware: makes the keys of an MCP server, puts them into Kubernetes, rotates, explains and destroys
-// them. MIT licence.
+// The command of mcp-auth-middleware: makes the keys of an MCP server, puts them into Kubernetes, rotates, explains and
+// destroys them. MIT licence.
 //
-// Results go to stdout, everything else to stderr. No secret is taken from the command line, where every process can read it,
-// and none is printed but by `k8s` and `rotate -`, whose purpose it is. Key material and what it was parsed from never enter a
-// message, and neither do the runtime's own error texts, which differ between Node, Bun and Deno.
+// Results go to stdout, everything else to stderr. No secret is taken from the command line, where every process can
+// read it, and none is printed but by `k8s` and `rotate -`, whose purpose it is. Key material and what it was parsed
+// from never enter a message, and neither do the runtime's own error texts, which differ between Node, Bun and Deno.
 import { spawnSync } from 'node:child_process';
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from 'node:crypto';
 import {
@@ -214,7 +214,8 @@ const namesIn = (options: Options): Name[] => Object.keys(options).filter(isName
 function optionLines(options: Options): string {
   const lines = namesIn(options).map((name) => {
     const { short, value }: Option = OPTIONS[name];
-    const spelling = `${short === undefined ? '    ' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`;
+    const letter = short === undefined ? '    ' : `-${short}, `;
+    const spelling = `${letter}--${name}${value === undefined ? '' : ` ${value}`}`;
     return `  ${spelling.padEnd(24)}${options[name]}\n`;
   });
   return lines.join('');
@@ -266,7 +267,10 @@ function misuse(message: string, command?: string): never {
   throw new Stop(2, `${message}\nsee ${PROGRAM} ${command === undefined ? '--help' : `help ${command}`}`);
 }
 
-/** Text of others as it may stand in a line: what moves a terminal's cursor or turns the direction of letters is spelled out. */
+/**
+ * Text of others as it may stand in a line: what moves a terminal's cursor or turns the direction of letters is
+ * spelled out.
+ */
 const shown = (text: string): string =>
   text.replace(
     /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
@@ -295,8 +299,8 @@ function print(text: string): Promise<void> {
 }
 
 /**
- * Refuses a closed standard output (`>&-`) before there is a result that would be lost. Node opens /dev/null in its place, for
- * reading too, which tells it from a `>/dev/null` that somebody wanted.
+ * Refuses a closed standard output (`>&-`) before there is a result that would be lost. Node opens /dev/null in its
+ * place, for reading too, which tells it from a `>/dev/null` that somebody wanted.
  */
 function requireStdout(): void {
   try {
@@ -309,7 +313,10 @@ function requireStdout(): void {
   fail('standard output is closed, and the result would be lost; send it to a file or a pipe');
 }
 
-/** A private key goes to a terminal only when that is asked for, and into a file that others can read only with a warning. */
+/**
+ * A private key goes to a terminal only when that is asked for, and into a file that others can read only with a
+ * warning.
+ */
 function guardStdout(args: Args): void {
   requireStdout();
   // A terminal keeps what it has shown, and somebody may be looking.
@@ -374,7 +381,9 @@ const REASONS: Record<string, string> = {
   EXDEV: 'it is on another file system',
 };
 
-/** Our own sentence, or what the code means. A runtime's message is only for what has neither: a fault of this program. */
+/**
+ * Our own sentence, or what the code means. A runtime's message is only for what has neither: a fault of this program.
+ */
 function reason(error: unknown): string {
   if (error instanceof Stop || !(error instanceof Error)) return error instanceof Error ? error.message : String(error);
   const code = codeOf(error);
@@ -569,7 +578,9 @@ async function readFile(file: string, whenMissing = ''): Promise<Uint8Array> {
   }
 }
 
-/** A key file that is just being replaced or destroyed is zeros for a moment: a second look sees what stands there now. */
+/**
+ * A key file that is just being replaced or destroyed is zeros for a moment: a second look sees what stands there now.
+ */
 async function readJsonFile(file: string, whenMissing = ''): Promise<unknown> {
   const octets = await readFile(file, whenMissing);
   if (octets[0] !== 0 || file === '-') return parseJson(nameOf(file), octets);
@@ -662,7 +673,7 @@ const look = (path: string): Stats | undefined =>
 const exists = (path: string): boolean => look(path) !== undefined;
 const isSame = (a: Stats, b: Stats): boolean => a.dev === b.dev && a.ino === b.ino;
 
-// What a killed run leaves is found by its name, which says whose it is. The second form is that of versions before 1.1.
+// What a killed run leaves is found by its name, which says whose it is. The second form, of older versions, does not.
 const TEMPORARY = /^(.+)\.mcp-auth-([0-9]{1,10})-[0-9a-f]{12}\.tmp$/;
 const OLD_TEMPORARY = /^((?:mcp|signing)-(?:private|public)\.json)\.[0-9a-f]{12}\.tmp$/;
 const mine = new Set<string>(); // names that this run has made: a process of another container may have had its number
@@ -682,7 +693,10 @@ function refuseSpecial(path: string): void {
   if (seen && !seen.isFile()) fail(`${path} is not a regular file; remove it yourself`);
 }
 
-/** Opens a regular file to overwrite it, whatever its name leads to by now: follows no link, waits for no FIFO's other end. */
+/**
+ * Opens a regular file to overwrite it, whatever its name leads to by now: follows no link, waits for no FIFO's other
+ * end.
+ */
 function openRegular(path: string): number {
   refuseSpecial(path);
   const descriptor = openSync(path, constants.O_RDWR | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0));
@@ -721,7 +735,9 @@ function sync(descriptor: number): void {
   }
 }
 
-/** Some file systems, and Windows, cannot sync a folder. A disk that fails is something else, and is not passed over. */
+/**
+ * Some file systems, and Windows, cannot sync a folder. A disk that fails is something else, and is not passed over.
+ */
 function syncFolder(folder: string): void {
   let descriptor: number | undefined;
   try {
@@ -796,7 +812,9 @@ function write(descriptor: number, size: number, octets: (length: number) => Uin
   sync(descriptor);
 }
 
-/** Overwrites a file in place: once here, because a shred may truncate it, then by shred where there is one, else here. */
+/**
+ * Overwrites a file in place: once here, because a shred may truncate it, then by shred where there is one, else here.
+ */
 function overwrite(descriptor: number): void {
   const { size } = fstatSync(descriptor);
   write(descriptor, size, randomBytes);
@@ -809,9 +827,9 @@ function overwrite(descriptor: number): void {
 }
 
 /**
- * Moves a file out of the way, overwrites and removes it. The name goes first: a run that is killed in between leaves what the
- * next one destroys, and no reader ever meets a key file of zeros. Throws, and leaves it under its name, when it cannot be
- * overwritten.
+ * Moves a file out of the way, overwrites and removes it. The name goes first: a run that is killed in between leaves
+ * what the next one destroys, and no reader ever meets a key file of zeros. Throws, and leaves it under its name, when
+ * it cannot be overwritten.
  */
 function destroy(path: string): void {
   const descriptor = attempt(`overwrite ${path}, which is left as it is`, () => openRegular(path));
@@ -879,7 +897,9 @@ function leftoversIn(folder: string): Leftover[] {
   });
 }
 
-/** Removes a stale file. A second name of a file in use, left between link and unlink, is removed and its content kept. */
+/**
+ * Removes a stale file. A second name of a file in use, left between link and unlink, is removed and its content kept.
+ */
 function discard({ path, stats }: Leftover, folder: string, stale: readonly Leftover[]): void {
   const isStale = (name: string): boolean => stale.some((other) => other.path === name);
   const others = stats.nlink > 1 ? readdirSync(folder).map((name) => within(folder, name)) : [];
@@ -910,8 +930,8 @@ function sweep(folder: string, failed: (message: string) => void): Leftover[] {
 }
 
 /**
- * Takes the right to change a pair, by a new temporary file of which no other run has one. Two that try at the same time both
- * step back and try again; a file that is stale counts no more.
+ * Takes the right to change a pair, by a new temporary file of which no other run has one. Two that try at the same
+ * time both step back and try again; a file that is stale counts no more.
  */
 async function claim({ folder, privateFile, publicFile }: Pair): Promise<Made> {
   const names = [basename(privateFile), basename(publicFile)];
@@ -933,7 +953,10 @@ function abandon({ path, descriptor }: Made): void {
 
 // ## Writing
 
-/** What a run has done, for the message when a signal ends it, and the folders that it made and that may still be empty. */
+/**
+ * What a run has done, for the message when a signal ends it, and the folders that it made and that may still be
+ * empty.
+ */
 const progress: { done: string; readonly folders: string[] } = { done: '', folders: [] };
 
 /** Not with `recursive`: Node then says "no such file" of a read-only file system. */
@@ -1028,9 +1051,10 @@ interface Texts {
 /**
  * Puts a private key and its public half in place: both, or neither. The caller holds the claim `made`.
  *
- * What can fill a disk happens first, in temporary files. The private key then goes in before the public one, by link(), which
- * replaces nothing, or by rename(). With `away`, for another key in the place of the old one, the old public key is moved away
- * first: at no moment is there a public key that the private one does not fit. A set that grows needs no such gap.
+ * What can fill a disk happens first, in temporary files. The private key then goes in before the public one, by
+ * link(), which replaces nothing, or by rename(). With `away`, for another key in the place of the old one, the old
+ * public key is moved away first: at no moment is there a public key that the private one does not fit. A set that
+ * grows needs no such gap.
  */
 function place(pair: Pair, made: Made, texts: Texts, away: boolean): void {
   const { folder, privateFile, publicFile } = pair;
@@ -1172,7 +1196,9 @@ function sayMaking(args: Args, what: string): void {
 
 type RsaChoice = NonNullable<Parameters<Library['generateKeyPair']>[0]>;
 
-/** How to make a private key for a server, as the text of its file. Options are checked at once, keys are made later. */
+/**
+ * How to make a private key for a server, as the text of its file. Options are checked at once, keys are made later.
+ */
 function encryptionKey(args: Args): () => Promise<string> {
   const alg = oneOf('--alg', args.value('alg') ?? 'RSA-OAEP-256', ['RSA-OAEP-256', 'RSA-OAEP']);
   const modulusLength = oneOf('--bits', args.value('bits') ?? '4096', [2048, 3072, 4096]);
@@ -1192,7 +1218,8 @@ function signingKey(args: Args): () => Promise<string> {
   if (args.has('bits')) misuse('--bits is for RSA keys, not for --signing', 'generate');
   return async () => {
     const { jwkThumbprint } = await library();
-    // Through PEM: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which made it.
+    // Through PEM: on Node 20 the JWK export of a fresh key can deadlock with the collector that frees the job which
+    // made it.
     const pem = {
       publicKeyEncoding: { type: 'spki', format: 'pem' },
       privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
@@ -1320,8 +1347,8 @@ interface Rotation {
 const nameKey = ({ kid }: Jwk): string => cutOff(String(kid ?? '(without kid)'));
 
 /**
- * The new key becomes active after the overlap, when every server and producer has seen it; the others expire after the grace,
- * when the last token made with them has. It stands first, so that it wins over one of the same second.
+ * The new key becomes active after the overlap, when every server and producer has seen it; the others expire after
+ * the grace, when the last token made with them has. It stands first, so that it wins over one of the same second.
  */
 function planRotation(file: string, old: JwkSet, made: Jwk, overlap: number, grace: number): Rotation {
   const now = seconds();
@@ -1334,7 +1361,8 @@ function planRotation(file: string, old: JwkSet, made: Jwk, overlap: number, gra
   if (kept.length >= 4)
     fail(
       `${nameOf(file)} holds four keys that have not expired, and servers take no fifth; the next expires ` +
-        `${when(Math.min(...kept.map(({ exp }) => exp)))}: rotate then, or revoke them all with --overlap 0s --grace 0s`,
+        `${when(Math.min(...kept.map(({ exp }) => exp)))}: ` +
+        'rotate then, or revoke them all with --overlap 0s --grace 0s',
     );
   const gone = old.keys.map((jwk, at) => {
     const why = (jwk.exp ?? Infinity) <= now ? 'had expired' : isOvertaken(jwk) ? 'was never published' : 'is revoked';
@@ -1481,7 +1509,10 @@ async function clean(args: Args): Promise<number> {
 
 // ## Commands that print keys and tokens
 
-/** A string in YAML. Names that Kubernetes takes can be null, a boolean, a number or a date to some parser of YAML 1.1 or 1.2. */
+/**
+ * A string in YAML. Names that Kubernetes takes can be null, a boolean, a number or a date to some parser of YAML 1.1
+ * or 1.2.
+ */
 function yamlName(name: string): string {
   return /^[a-z]/.test(name) && !/^(null|true|false|yes|no|on|off|y|n|e[0-9]+)$/.test(name) ? name : `"${name}"`;
 }
@@ -1897,7 +1928,9 @@ function findKey(
   if (named.length === 0)
     return {
       text,
-      fault: `${word(kid)} is no key of ${nameOf(file)}, which has ${cutOff(set.keys.map(kidOf).join(', '))}: the token is for another server, or for a key that is gone`,
+      fault:
+        `${word(kid)} is no key of ${nameOf(file)}, which has ${cutOff(set.keys.map(kidOf).join(', '))}: ` +
+        'the token is for another server, or for a key that is gone',
     };
   const algs = named.map((jwk) => jwk.alg ?? 'RSA-OAEP-256');
   if (!algs.some((one) => one === alg))
@@ -2224,7 +2257,8 @@ function fishCompletion(): string {
       ...namesIn(options).map((option) => {
         const { short, value }: Option = OPTIONS[option];
         const letter = short === undefined ? '' : ` -s ${short}`;
-        return `complete -c ${PROGRAM} ${given} -l ${option}${letter}${value ? ' -r' : ''} -d ${quote(options[option] ?? '')}`;
+        const words = `-l ${option}${letter}${value ? ' -r' : ''}`;
+        return `complete -c ${PROGRAM} ${given} ${words} -d ${quote(options[option] ?? '')}`;
       }),
     ];
   });
@@ -2262,8 +2296,8 @@ const CHANGES_KEYS: readonly CommandName[] = ['generate', 'rotate', 'k8s', 'clea
 declare const VERSION: string | undefined; // put in by scripts/build.js
 
 /**
- * Files are changed in one go, during which no signal is heard: what was begun is finished. Before that nothing is begun but
- * empty folders and files, which are removed.
+ * Files are changed in one go, during which no signal is heard: what was begun is finished. Before that nothing is
+ * begun but empty folders and files, which are removed.
  */
 function handleSignals(): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {

@@ -1864,6 +1864,8 @@ class OwnedCache<V> {
   readonly #large = new Set<string>();
   readonly #limits: { entries: number; octets: number; share: number; strict: boolean };
   #octets = 0;
+  /** The one used last, which is in its place. */
+  #newest: string | undefined;
 
   /** @param limits `strict`: nobody has more than a share even while there is room */
   constructor(limits: { entries: number; octets: number; share: number; strict: boolean }) {
@@ -1876,7 +1878,8 @@ class OwnedCache<V> {
 
   get(id: string): V | undefined {
     const entry = this.#entries.get(id);
-    if (!entry) return undefined;
+    if (!entry || id === this.#newest) return entry?.value;
+    this.#newest = id;
     this.#entries.delete(id);
     this.#entries.set(id, entry);
     const own = this.#owned.get(entry.owner);
@@ -1886,6 +1889,7 @@ class OwnedCache<V> {
 
   set(id: string, owner: string, value: V, octets = 0): void {
     this.delete(id);
+    this.#newest = id;
     const own = this.#owned.get(owner) ?? new Set();
     this.#entries.set(id, { owner, value, octets });
     this.#owned.set(owner, own.add(id));
@@ -2431,7 +2435,10 @@ class Policy {
   readonly #documents: Map<string, () => object | undefined>;
   readonly #publicPaths: Set<string>;
   readonly #hosts: Set<string>;
+  /** The last Host that was this server's, which the next one mostly is. */
+  #ownHost: string | undefined;
   readonly #origins: Set<string>;
+  readonly #allowedHeaders: readonly string[];
   readonly #audience: readonly string[];
   readonly #server: { resource: string | undefined; resourceMetadataUrl: string | undefined };
   readonly #listeners: readonly Listener[];
@@ -2455,6 +2462,7 @@ class Policy {
       [...allowedHosts, hostname ?? []].flat().map((host) => host.toLowerCase().replace(/\.$/, '')),
     );
     this.#origins = new Set([...(origin === undefined ? [] : [origin]), ...(cors ? cors.origin : [])]);
+    this.#allowedHeaders = [...PREFLIGHT_HEADERS, this.#tokenHeader, ...((cors && cors.allowedHeaders) || [])];
     this.#audience = resource === undefined ? [] : namesOf(resource);
     this.#server = { resource, resourceMetadataUrl: resource === undefined ? undefined : metadataUrl(resource) };
     this.#listeners = onEvent ? [onEvent] : [];
@@ -2463,7 +2471,7 @@ class Policy {
 
   /** At once unless something has to be read, fetched or decrypted. Neither throws nor rejects. */
   decide(head: Head): Decision | Promise<Decision> {
-    const started = performance.now();
+    const started = this.#isHeard() ? performance.now() : 0;
     const refuse = (error: unknown): Answer => this.#refuse(head, error, started);
     try {
       const catchUp = this.#verifier.keys.catchUp(this.#verifier.now());
@@ -2516,7 +2524,7 @@ class Policy {
     if (head.hasTooManyFields) throw new AuthError('too_many_fields');
     if (head.isRepeated('host') || head.isRepeated('origin')) throw new AuthError('duplicate_field');
     const { host = '' } = head;
-    const own = host === '' || this.#isOwnHost(host);
+    const own = host === '' || host === this.#ownHost || this.#isOwnHost(host);
     // Without allowedHosts only where a page can reach what others cannot, and can mint the tokens for it.
     const rebound = head.isLocal && (!this.#verifier.signed || this.#options.anonymous === true);
     if (!own && (this.#options.allowedHosts || rebound)) {
@@ -2533,7 +2541,9 @@ class Policy {
 
   #isOwnHost(host: string): boolean {
     const name = hostName(host);
-    return name !== undefined && (this.#hosts.has(name) || isFixedHost(name));
+    const own = name !== undefined && (this.#hosts.has(name) || isFixedHost(name));
+    if (own) this.#ownHost = host;
+    return own;
   }
 
   #allows(origin: string): boolean {
@@ -2657,11 +2667,9 @@ class Policy {
   }
 
   #preflight(head: Head): Answer {
-    const { cors } = this.#options;
     const asked = (head.field('access-control-request-headers') ?? '').split(',').map((name) => name.trim());
     const parameters = asked.filter((name) => /^mcp-param-[a-z0-9_-]+$/i.test(name));
-    const more = (cors && cors.allowedHeaders) || [];
-    const allowed = new Set([...PREFLIGHT_HEADERS, this.#tokenHeader, ...more, ...parameters]);
+    const allowed = new Set([...this.#allowedHeaders, ...parameters]);
     const headers = {
       ...this.#headers(head),
       'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',
@@ -2761,26 +2769,26 @@ export function runAs<R>(auth: { user: AuthUser } & Partial<Auth>, run: () => R)
 }
 
 type Method = (...args: unknown[]) => unknown;
-/** What requests and answers of all Node hosts have in common here, emulations too. */
-interface Bound {
+/** Methods whose callbacks Node calls in the connection's context: on a pipelined one that is another request's. */
+type WithCallback =
+  | 'write'
+  | 'end'
+  | 'writeContinue'
+  | 'writeEarlyHints'
+  | 'writeInformation'
+  | 'writeProcessing'
+  | 'createPushResponse'
+  | 'setTimeout';
+type Replaced = { [name in WithCallback | 'emit' | 'writeHead']?: Method };
+/** What requests and answers of all hosts have in common here, emulations and those of fetch too. */
+interface Bound extends Replaced {
   [BINDING]?: Binding;
-  emit: Method;
   listenerCount?(name: unknown): number;
   getHeader?(name: string): unknown;
 }
 
 const plainEmit: unknown = EventEmitter.prototype.emit;
-/** Methods whose callbacks Node calls in the connection's context: on a pipelined one that is another request's. */
-const WITH_CALLBACKS = [
-  'write',
-  'end',
-  'writeEarlyHints',
-  'writeContinue',
-  'writeProcessing',
-  'writeInformation',
-  'createPushResponse',
-  'setTimeout',
-] as const;
+const nothing: Method = () => undefined;
 
 /**
  * The context of one request or answer. Listeners would be called in the socket's context and callbacks in the
@@ -2789,33 +2797,46 @@ const WITH_CALLBACKS = [
  */
 class Binding {
   #context: RequestContext;
-  readonly #sessions: SessionBinding[] = [];
-  /** The methods as they were, by name. */
-  readonly #methods: Record<string, Method>;
+  #sessions: readonly SessionBinding[] | undefined;
+  /** The methods as they were. */
+  readonly #methods: { [name in keyof Replaced]: Method | undefined };
 
   private constructor(bound: Bound, request: RequestContext) {
+    bound[BINDING] = this;
     this.#context = request;
-    this.#methods = {};
-    const methods = bound as unknown as Record<string, Method | undefined>;
-    for (const [name, wrapper] of WRAPPERS) {
-      const method = methods[name];
-      if (typeof method !== 'function') continue;
-      this.#methods[name] = method;
-      methods[name] = wrapper;
-    }
+    const { emit, writeHead, write, end, writeContinue, writeEarlyHints, writeInformation, writeProcessing } = bound;
+    const { createPushResponse, setTimeout } = bound;
+    const methods: { [name in keyof Replaced]: Method | undefined } = {
+      emit,
+      writeHead,
+      write,
+      end,
+      writeContinue,
+      writeEarlyHints,
+      writeInformation,
+      writeProcessing,
+      createPushResponse,
+      setTimeout,
+    };
+    this.#methods = methods;
+    // Name by name: stores by a computed key would turn the object into a dictionary, slow for everybody.
+    if (emit) bound.emit = Binding.#emit;
+    if (writeHead) bound.writeHead = Binding.#writeHead;
+    if (write) bound.write = WITH_CALLBACK.write;
+    if (end) bound.end = WITH_CALLBACK.end;
+    if (writeContinue) bound.writeContinue = WITH_CALLBACK.writeContinue;
+    if (writeEarlyHints) bound.writeEarlyHints = WITH_CALLBACK.writeEarlyHints;
+    if (writeInformation) bound.writeInformation = WITH_CALLBACK.writeInformation;
+    if (writeProcessing) bound.writeProcessing = WITH_CALLBACK.writeProcessing;
+    if (createPushResponse) bound.createPushResponse = WITH_CALLBACK.createPushResponse;
+    if (setTimeout) bound.setTimeout = WITH_CALLBACK.setTimeout;
   }
 
   static bind(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
-    const bound = target as Bound;
-    const known = Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
-    const binding = known ?? new Binding(bound, request);
-    if (known) known.context = request;
-    else bound[BINDING] = binding;
+    const bound: Bound = target;
+    const binding = (Object.hasOwn(bound, BINDING) && bound[BINDING]) || new Binding(bound, request);
+    binding.context = request;
     if (sessions) binding.watch(sessions);
-  }
-
-  #method(name: string): Method {
-    return this.#methods[name] ?? ((): undefined => undefined);
   }
 
   get context(): RequestContext {
@@ -2825,57 +2846,59 @@ class Binding {
     this.#context = request;
   }
   watch(sessions: SessionBinding): void {
-    this.#sessions.push(sessions);
+    this.#sessions = [...(this.#sessions ?? []), sessions];
   }
 
   /** One function for all requests: a closure for each would cost as much as the rest of the way here. */
-  static emit(this: Bound, ...args: unknown[]): unknown {
+  static #emit(this: Bound, ...args: unknown[]): unknown {
     const binding = this[BINDING];
     if (!binding) return false;
-    const emit = binding.#method('emit');
+    const { emit = nothing } = binding.#methods;
     // Most events have no listener; an error would be thrown.
-    const quiet = emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0;
-    return quiet ? false : context.run(binding.#context, () => Reflect.apply(emit, this, args));
+    if (emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0) return false;
+    return context.run(binding.#context, Reflect.apply, emit, this, args);
   }
 
   /** Node calls writeHead for implicit heads too. */
-  static writeHead(this: Bound, ...args: unknown[]): unknown {
+  static #writeHead(this: Bound, ...args: unknown[]): unknown {
     const binding = this[BINDING];
     if (!binding) return undefined;
-    const writeHead = binding.#method('writeHead');
-    if (binding.#sessions.length > 0) {
-      const named = args.flatMap((headers) => findFields(headers, 'mcp-session-id'));
-      const ids = named.length > 0 ? named : [this.getHeader?.('mcp-session-id')];
-      for (const id of ids.flat()) {
-        if (id !== undefined)
-          for (const { sessions, principal } of binding.#sessions) sessions.bind(String(id), principal);
+    if (binding.#sessions) {
+      const named = args.length > 1 ? args.flatMap((headers) => findFields(headers, 'mcp-session-id')) : [];
+      const opened = named.length > 0 ? named : this.getHeader?.('mcp-session-id');
+      for (const id of opened === undefined ? [] : [opened].flat(2)) {
+        for (const { sessions, principal } of binding.#sessions) sessions.bind(String(id), principal);
       }
     }
-    return Reflect.apply(writeHead, this, args);
+    return Reflect.apply(binding.#methods.writeHead ?? nothing, this, args);
   }
 
-  static withCallback(name: string): Method {
+  static withCallback(name: WithCallback): Method {
     return function (this: Bound, ...args: unknown[]): unknown {
       const binding = this[BINDING];
       if (!binding) return undefined;
-      const method = binding.#method(name);
       const callback = args.at(-1);
       if (typeof callback === 'function') {
         const request = binding.#context;
         args[args.length - 1] = function (this: unknown, ...results: unknown[]): unknown {
-          return context.run(request, () => Reflect.apply(callback, this, results));
+          return context.run(request, Reflect.apply, callback, this, results);
         };
       }
-      return Reflect.apply(method, this, args);
+      return Reflect.apply(binding.#methods[name] ?? nothing, this, args);
     };
   }
 }
 
-const WRAPPERS: [name: string, wrapper: Method][] = [
-  ['emit', Binding.emit],
-  ['writeHead', Binding.writeHead],
-  ...WITH_CALLBACKS.map((name): [string, Method] => [name, Binding.withCallback(name)]),
-];
+const WITH_CALLBACK: Record<WithCallback, Method> = {
+  write: Binding.withCallback('write'),
+  end: Binding.withCallback('end'),
+  writeContinue: Binding.withCallback('writeContinue'),
+  writeEarlyHints: Binding.withCallback('writeEarlyHints'),
+  writeInformation: Binding.withCallback('writeInformation'),
+  writeProcessing: Binding.withCallback('writeProcessing'),
+  createPushResponse: Binding.withCallback('createPushResponse'),
+  setTimeout: Binding.withCallback('setTimeout'),
+};
 
 /** The values of a field among what `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
 function findFields(headers: unknown, name: string): unknown[] {

@@ -23,8 +23,8 @@ function tsc(project) {
 for (const folder of folders) rmSync(join(root, folder), { recursive: true, force: true });
 tsc('tsconfig.json');
 rmSync(join(root, 'dist/cli.d.ts'));
-// No import statement is in it: an old Node, which lacks a name that the library imports, could say nothing but a stack trace, and
-// the file, copied into a project, must run whether that is of ES modules or of CommonJS.
+// No import statement is in it: an old Node, which lacks a name that the library imports, could say nothing but a stack
+// trace, and the file, copied into a project, must run whether that is of ES modules or of CommonJS.
 const old = `'error: mcp-auth-middleware needs Node 20.19, 22.3 or later, and this is ' + process.version`;
 await build({
   entryPoints: [join(root, 'cli.ts')],
@@ -36,7 +36,8 @@ await build({
   banner: {
     js:
       'var [major, minor] = process.versions.node.split(".").map(Number);\n' +
-      `if (major < 20 || (major === 20 && minor < 19) || !process.getBuiltinModule) { console.error(${old}); process.exit(1); }\n` +
+      'if (major < 20 || (major === 20 && minor < 19) || !process.getBuiltinModule) {\n' +
+      `  console.error(${old});\n  process.exit(1);\n}\n` +
       '(function (require, module) {',
   },
   footer: { js: '})(process.getBuiltinModule, {});' },

@@ -7,12 +7,13 @@ import {
   encryptToken,
   JWETokenVerifier,
   type JwkSet,
+  type PrivateSigningJwk,
   type RefusalReason,
   type RsaPublicJwk,
   type VerifierOptions,
 } from 'mcp-auth-middleware';
 import { keyPair } from './support/support.js';
-import { type Content, keyRefused, refused, seal, untyped } from './support/tokens.js';
+import { type Content, keyRefused, newPair, refused, seal, untyped } from './support/tokens.js';
 
 const NOW = 1_700_000_000;
 let keys: JwkSet;
@@ -240,6 +241,99 @@ describe('the size of claims', () => {
     await refused(verify(`{"a":${'['.repeat(5000)}${']'.repeat(5000)}}`), 'claims');
     await refused(verify(`{"a":${'['.repeat(10_000)}`), 'claims');
     await refused(verify(`{"a":[${'[],'.repeat(3000)}[]]}`), 'claims');
+  });
+});
+
+describe('integers that JSON cannot carry', () => {
+  const MOST = '9007199254740991';
+  const BEYOND = [
+    '9007199254740992',
+    '9007199254740993', // which JavaScript reads as the one above
+    '-9007199254740992',
+    '-9007199254740993',
+    '12345678901234567890',
+    '1e16',
+    '1E308',
+    '9007199254740992.0',
+    '900719925474099300000e-5',
+    `1${'0'.repeat(300)}`,
+  ];
+  const WITHIN = [MOST, `-${MOST}`, '9007199254740991.0', '9.007199254740991e15', '0', '-0', '0.1', '1e15', '5e-324'];
+  const PLACES: [name: string, place: (numeral: string) => string][] = [
+    ['a claim', (numeral) => `{"id":${numeral}}`],
+    ['a claim beside sub', (numeral) => `{"sub":"ada","tenant":${numeral}}`],
+    ['an array', (numeral) => `{"ids":[1,${numeral}]}`],
+    ['an object', (numeral) => `{"org":{"id":${numeral}}}`],
+    ['30 levels down', (numeral) => `{"a":${'[{"a":'.repeat(15)}${numeral}${'}]'.repeat(15)}}`],
+    ['a claim named __proto__', (numeral) => `{"__proto__":${numeral}}`],
+    ['scope', (numeral) => `{"scope":${numeral}}`],
+  ];
+  for (const [name, place] of PLACES) {
+    it(`are refused, for a rounded id is another user’s: in ${name}`, async () => {
+      for (const numeral of BEYOND) await refused(verify(place(numeral)), 'unsafe_integer', numeral);
+      for (const numeral of WITHIN) assert.ok(await verify(place(numeral)), numeral);
+    });
+  }
+  it('are refused in times as well, and in the member that is the user', async () => {
+    for (const name of ['exp', 'iat', 'nbf']) await refused(verify(`{"${name}":${BEYOND[0]}}`), 'unsafe_integer', name);
+    const options = { claimsMember: 'data' };
+    await refused(verify(`{"data":{"id":${BEYOND[1]}}}`, options), 'unsafe_integer');
+    await refused(verify(`{"data":{},"id":${BEYOND[1]}}`, options), 'unsafe_integer');
+    assert.equal((await verify(`{"data":{"id":${MOST}}}`, options))['id'], Number(MOST));
+  });
+  it('are refused for what they are also where the types of claims are wrong', () =>
+    refused(verify(`{"sub":${BEYOND[1]}}`), 'unsafe_integer'));
+});
+
+describe('cnf', () => {
+  it('is refused whatever it is: nobody asks for the proof here', async () => {
+    for (const cnf of [{ jkt: 'x' }, { jwk: {} }, { 'x5t#S256': 'x' }, {}, null, '', 0, false, []])
+      await refused(verify({ sub: 'ada', cnf }), 'cnf', JSON.stringify(cnf));
+    await refused(verify({ cnf: {}, data: { sub: 'ada' } }, { claimsMember: 'data' }), 'cnf');
+  });
+  it('is a claim as any other below the top level', async () => {
+    assert.equal((await verify({ sub: 'ada', org: { cnf: { jkt: 'x' } }, Cnf: 1, cnf2: 2 })).sub, 'ada');
+    assert.equal((await verify({ data: { sub: 'ada', cnf: {} } }, { claimsMember: 'data' })).sub, 'ada');
+  });
+});
+
+describe('claims that no server takes', () => {
+  const WRONG: object[] = [
+    { sub: 1 },
+    { sub: null },
+    { sub: ['ada'] },
+    { iss: 7 },
+    { jti: {} },
+    { aud: 1 },
+    { aud: ['a', 1] },
+    { aud: { a: 1 } },
+    { exp: '1800000000' },
+    { exp: null },
+    { exp: new Date(NOW * 1000) },
+    { exp: Infinity },
+    { nbf: 'now' },
+    { iat: true },
+    { id: 2 ** 53 },
+    { ids: [1, -(2 ** 60)] },
+    { org: { id: 12345678901234567890 } },
+    { cnf: { jkt: 'x' } },
+    { list: Array.from({ length: 1001 }, () => 0) },
+    { deep: JSON.parse('['.repeat(40) + ']'.repeat(40)) },
+  ];
+  for (const claims of WRONG) {
+    it(`are not minted: ${JSON.stringify(claims).slice(0, 60)}`, async () => {
+      const { privateKey } = newPair('ed25519');
+      const key = untyped<PrivateSigningJwk>(privateKey.export({ format: 'jwk' }));
+      for (const options of [{}, { sign: { key, issuer: 'i', audience: 'a' } }])
+        await assert.rejects(encryptToken(claims, publicJwk, options), {
+          name: 'TypeError',
+          message: /^No server takes these claims: iss, sub and jti are strings, .* no cnf$/,
+        });
+    });
+  }
+  it('are none of those that a server takes', async () => {
+    for (const claims of [{ id: 2 ** 53 - 1 }, { sub: undefined }, { aud: [] }, { scope: ['a'], scp: 1 }, { exp: 1 }])
+      assert.match(await encryptToken(claims, publicJwk), /^[\w-]+(\.[\w-]+){4}$/);
   });
 });
 

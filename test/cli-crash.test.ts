@@ -1,5 +1,5 @@
-// What is left when the disk refuses, when a signal comes, and when the command runs twice at once: the old pair or the new one.
-// What kills leave is in cli-kills.test.ts.
+// What is left when the disk refuses, when a signal comes, and when the command runs twice at once: the old pair or the
+// new one. What kills leave is in cli-kills.test.ts.
 import assert from 'node:assert/strict';
 import { existsSync, linkSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,7 +19,10 @@ before(async () => {
 const names = ['mcp-private.json', 'mcp-public.json'];
 const make = ['generate', '-q', '--bits', '2048'];
 
-/** Holds what must be true at every moment: whole files, a pair that fits, and the old keys until the new ones are there. */
+/**
+ * Holds what must be true at every moment: whole files, a pair that fits, and the old keys until the new ones are
+ * there.
+ */
 function check(path: string, replaced: boolean): 'old' | 'new' | 'none' {
   const files = contents(join(path, '.keys'));
   const { 'mcp-private.json': privateText, 'mcp-public.json': publicText } = files;
@@ -55,7 +58,8 @@ describe('refused by the disk', { skip: without('strace'), concurrency: 2 }, () 
       ['?rename,?renameat,?renameat2', 'EIO'],
     ] as const) {
       if (!replaced && call.includes('rename')) continue;
-      test(`${replaced ? 'generate -f' : 'generate'} that fails at any ${call.replaceAll('?', '')} changes nothing`, async (t) => {
+      const command = replaced ? 'generate -f' : 'generate';
+      test(`${command} that fails at any ${call.replaceAll('?', '')} changes nothing`, async (t) => {
         let failures = 0;
         for (let when = 1; when <= 6; when += 1) {
           const path = folder(t, replaced ? keys : undefined);

@@ -1,4 +1,5 @@
-// `inspect`, `verify`, and the completions: what they say, and that `verify` never says anything else than the library does.
+// `inspect`, `verify`, and the completions: what they say, and that `verify` never says anything else than the library
+// does.
 import assert from 'node:assert/strict';
 import { createCipheriv, constants, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto';
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -417,7 +418,8 @@ describe('completion', () => {
     writeFileSync(join(path, 'script'), await script('bash'));
     const complete = async (...words: string[]): Promise<string[]> => {
       const list = words.map((word) => `'${word}'`).join(' ');
-      const code = `source ./script; COMP_WORDS=(mcp-auth-middleware ${list}); COMP_CWORD=${words.length}; _mcp_auth_middleware; printf '%s\\n' "\${COMPREPLY[@]}"`;
+      const set = `COMP_WORDS=(mcp-auth-middleware ${list}); COMP_CWORD=${words.length}`;
+      const code = `source ./script; ${set}; _mcp_auth_middleware; printf '%s\\n' "\${COMPREPLY[@]}"`;
       return (await run('bash', ['-c', code], { cwd: path })).stdout.trim().split('\n');
     };
     assert.deepEqual(await complete('ro'), ['rotate']);

@@ -1,4 +1,5 @@
-// What an operator's machine does to the command: signals, odd file systems, odd names, closed streams, leftovers of other runs.
+// What an operator's machine does to the command: signals, odd file systems, odd names, closed streams, leftovers of
+// other runs.
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -152,7 +153,11 @@ describe('a file system', { skip: without('strace') }, () => {
     writeFileSync(
       join(path, 'modes.mjs'),
       `import fs from 'node:fs'; const { openSync } = fs;
-       fs.openSync = (path, flags, mode) => { const fd = openSync(path, flags, mode); if (flags === 'wx') fs.chmodSync(path, 0o755); return fd; };`,
+       fs.openSync = (path, flags, mode) => {
+         const fd = openSync(path, flags, mode);
+         if (flags === 'wx') fs.chmodSync(path, 0o755);
+         return fd;
+       };`,
     );
     const { code, stderr } = await run(process.execPath, ['--import', './modes.mjs', cli, ...make], { cwd: path });
     assert.equal(code, 0);

@@ -1,5 +1,5 @@
-// What is left when the command is killed before, in or after any operation that changes a file, and what the next run makes of
-// it: complete old keys or complete new ones, and after the next run no key material but the pair's.
+// What is left when the command is killed before, in or after any operation that changes a file, and what the next run
+// makes of it: complete old keys or complete new ones, and after the next run no key material but the pair's.
 import assert from 'node:assert/strict';
 import { cpSync, linkSync, mkdirSync, readFileSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -19,7 +19,10 @@ before(async () => {
 });
 
 const bits = ['--bits', '2048'];
-/** The commands that are killed, on no keys (false) or on the old pair, and how many of their operations there are at least. */
+/**
+ * The commands that are killed, on no keys (false) or on the old pair, and how many of their operations there are at
+ * least.
+ */
 const killed: [args: string[], onKeys: boolean, least: number][] = [
   [['generate', ...bits], false, 15],
   [['generate', '-f', ...bits], true, 25],

@@ -271,7 +271,93 @@ describe('the Origin of a request', () => {
   });
 });
 
+describe('what a preflight allows beside the fields of MCP', () => {
+  it('is what the server names, wherever the page comes from', async (t) => {
+    for (const origin of ['*', [APP]] as const) {
+      const allowedHeaders = ['X-Tenant', 'traceparent'];
+      const cors = { origin: typeof origin === 'string' ? origin : [...origin], allowedHeaders };
+      const { port } = await guard(t, { cors, tokenHeader: 'X-MCP-Token' });
+      allowedHeaders.push('x-later');
+      const asked = { 'access-control-request-headers': 'x-tenant, x-later, x-evil, mcp-param-a' };
+      const allowed = names((await ask(port, preflight(APP, asked))).headers['access-control-allow-headers']);
+      for (const name of ['x-tenant', 'traceparent', 'x-mcp-token', 'authorization', 'mcp-param-a'])
+        assert.ok(allowed.includes(name), name);
+      for (const name of ['x-later', 'x-evil', '*']) assert.ok(!allowed.includes(name), name);
+      assert.equal(new Set(allowed).size, allowed.length, 'each once');
+    }
+  });
+  it('is no more without it', async (t) => {
+    const { port } = await guard(t, ANY);
+    assert.ok(!names((await ask(port, preflight(APP))).headers['access-control-allow-headers']).includes('x-tenant'));
+  });
+});
+
+describe('a page that is refused', () => {
+  it('can read every field that it is told to obey', async (t) => {
+    const exp = Math.floor(Date.now() / 1000) + 100;
+    let clock = exp - 10;
+    const keys = { keys: [{ ...(await serverKeys()).keys[0], kty: 'RSA', exp }] };
+    for (const cors of [{ origin: '*' as const }, { origin: [APP] }]) {
+      clock = exp - 10;
+      const { port } = await guard(t, { keys, cors, requiredScopes: ['read'], now: () => clock });
+      const open = { origin: APP, ...(await bearer({ iat: clock - 1, scope: 'read' })) };
+      const rows: [what: string, headers: Record<string, string>, status: number, field: string | undefined][] = [
+        ['no token', { origin: APP }, 401, 'www-authenticate'],
+        ['a bad token', { origin: APP, authorization: 'Bearer x' }, 401, 'www-authenticate'],
+        ['a scope missing', { origin: APP, ...(await bearer({ iat: clock - 1 })) }, 403, 'www-authenticate'],
+        ['a good token', open, 200, undefined],
+      ];
+      const expect = async (
+        headers: Record<string, string>,
+        status: number,
+        field: string | undefined,
+      ): Promise<void> => {
+        const answer = await ask(port, { headers });
+        assert.equal(answer.status, status);
+        const exposed = names(answer.headers['access-control-expose-headers']);
+        assert.deepEqual(exposed, ['www-authenticate', 'mcp-session-id', 'retry-after']);
+        if (field !== undefined) assert.ok(answer.headers[field] !== undefined && exposed.includes(field), field);
+        assert.ok(['*', APP].includes(String(answer.headers['access-control-allow-origin'])));
+      };
+      for (const [, headers, status, field] of rows) await expect(headers, status, field);
+      clock = exp;
+      await expect(open, 503, 'retry-after');
+    }
+  });
+});
+
 describe('CORS and Vary', () => {
+  const TABLE: [name: string, options: AuthOptions, vary: string | undefined][] = [
+    ['neither', {}, undefined],
+    ['any origin', ANY, undefined],
+    ['a list', LIST, 'Origin'],
+    ['another field for the token', { tokenHeader: 'X-MCP-Token' }, 'x-mcp-token'],
+    ['that and any origin', { ...ANY, tokenHeader: 'X-MCP-Token' }, 'x-mcp-token'],
+    ['that and a list', { ...LIST, tokenHeader: 'X-MCP-Token' }, 'Origin, x-mcp-token'],
+    ['Authorization in another case', { ...LIST, tokenHeader: 'AUTHORIZATION' }, 'Origin'],
+  ];
+  for (const [name, options, vary] of TABLE) {
+    it(`go together on every answer, with ${name}`, async (t) => {
+      const more: AuthOptions = { ...options, publicPaths: ['/open'], requiredClaims: ['email'] };
+      const { port } = await guard(t, more);
+      const fetchHandler = withAuthFetch(() => new Response(), { ...more, keys: await serverKeys() });
+      const field = options.tokenHeader ?? 'authorization';
+      const token = (claims: object): Promise<Record<string, string>> =>
+        bearer(claims).then(({ authorization }) => ({ [field]: authorization }));
+      for (const [headers, path] of [
+        [{}, '/mcp'],
+        [{ [field]: 'Bearer x' }, '/mcp'],
+        [await token({}), '/mcp'],
+        [await token({ email: 'e' }), '/mcp'],
+        [{}, '/open'],
+      ] as const) {
+        assert.equal((await ask(port, { headers: { ...headers }, path })).headers.vary, vary, path);
+        const answer = await fetchHandler(new Request(`http://localhost${path}`, { headers: { ...headers } }));
+        assert.equal(answer.headers.get('vary') ?? undefined, vary, path);
+      }
+      assert.equal((await ask(port, { path: DOCUMENT })).headers.vary, undefined, 'a document is the same for all');
+    });
+  }
   it('keeps the Vary that someone before it has set', async (t) => {
     const middleware = authMiddleware({
       keys: await serverKeys(),

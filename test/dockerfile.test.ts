@@ -1,5 +1,6 @@
-// examples/Dockerfile: no engine is here to build it, so its steps are taken one by one in folders, and its command is started.
-// What that leaves out is the base image: the Node of this run takes its place, and no package of Debian's is installed.
+// examples/Dockerfile: no engine is here to build it, so its steps are taken one by one in folders, and what it would
+// run is started. That leaves out the base image: the Node of this run takes its place, and no Debian package is
+// installed.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync } from 'node:fs';
@@ -158,7 +159,7 @@ function temporaryFolder(scope: Scope): string {
 describe('the images', () => {
   const manifest = (name: string): string => readFileSync(join(root, 'examples', name), 'utf8');
 
-  it('hold a server that greets, and the command; both without anything else, for a user who owns none of it', async (t) => {
+  it('hold a server that greets, and the command, for a user who owns nothing in them', async (t) => {
     const output = temporaryFolder(t);
     const [made, rotate, server, ...others] = await build(text, ignored, root, output);
     assert.ok(made && rotate && server && others.length === 0);
@@ -198,7 +199,7 @@ describe('the images', () => {
     return run(node, args, { cwd: join(stage.folder, stage.workdir), env: stage.env });
   }
 
-  /** Starts the image's command with the environment of the manifest, as the user of the image where that is possible. */
+  /** Starts the image's command in its environment, as its user where this test may become another one. */
   async function startServer(scope: Scope, stage: Stage, folder: string): Promise<string> {
     const [node, args] = program(stage.command);
     const [uid, gid] = stage.user.split(':').map(Number);

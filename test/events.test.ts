@@ -1,8 +1,9 @@
 // What operators learn: every event there is, nothing secret in any of them, and no effect on any answer.
 import assert from 'node:assert/strict';
 import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
@@ -16,12 +17,14 @@ import {
   getAuth,
   getUser,
   type Jwk,
+  type JwkSet,
   JWETokenVerifier,
   withAuth,
   withAuthFetch,
 } from 'mcp-auth-middleware';
-import { keyPair, root, run, type Scope, serve } from './support/support.js';
-import { ask, bearer, exchange, guard, mint, serverKeys } from './support/wire.js';
+import { hold, rsa } from './support/rsa.js';
+import { keyPair, root, run, type Scope, serve, until } from './support/support.js';
+import { ask, bearer, guard, mint, serverKeys } from './support/wire.js';
 
 /** A server whose events are collected. */
 async function watched(
@@ -46,25 +49,76 @@ const isDuration = (value: unknown): boolean => typeof value === 'number' && val
 /** Without the durations, once they have been looked at. */
 const timeless = (events: AuthEvent[]): object[] =>
   events.map(({ durationMs, ...rest }) => {
-    if (rest.type === 'accepted' || rest.type === 'rejected' || rest.type === 'overloaded')
+    if (/^(accepted|rejected|overloaded|issuer\..*)$/.test(rest.type))
       assert(isDuration(durationMs), String(durationMs));
+    else assert.equal(durationMs, undefined, rest.type);
     return rest;
   });
 const kidOf = async (): Promise<string> => (await keyPair()).publicJwk.kid ?? '';
 
 describe('an event says', () => {
-  it('keys.loaded at construction, which key is published', async (t) => {
+  it('keys.loaded at construction: every key, which one is published, and when the next one expires', async (t) => {
     const { take } = await watched(t);
-    assert.deepEqual(take(), [{ type: 'keys.loaded', keyId: await kidOf() }]);
+    const kid = await kidOf();
+    assert.deepEqual(take(), [{ type: 'keys.loaded', kids: [kid], keyId: kid }]);
+    const [one, two] = await Promise.all(['one', 'two'].map(async (name) => (await keyPair(name)).privateJwk));
+    const now = Date.now() / 1000;
+    const keys = [
+      { ...one, iat: now - 50, exp: now + 5000 },
+      { ...two, iat: now - 100, exp: now + 4000 },
+    ];
+    const rotating = await watched(t, { keys: { keys } as JwkSet });
+    const kids = [one?.kid, two?.kid];
+    assert.deepEqual(rotating.take(), [{ type: 'keys.loaded', kids, keyId: one?.kid, nextExpiry: now + 4000 }]);
   });
 
-  it('accepted, with the key, whether it was known, and how long it took', async (t) => {
+  it('accepted, with the key, the level, whether it was known, and how long it took', async (t) => {
     const { port, take } = await watched(t);
     take();
     const headers = await bearer({ sub: 'ada' });
     for (const cached of [false, true, true]) {
       assert.equal((await ask(port, { headers })).status, 200);
-      assert.deepEqual(timeless(take()), [{ type: 'accepted', keyId: await kidOf(), cached }]);
+      const accepted = { type: 'accepted', anonymous: false, signed: false, keyId: await kidOf(), cached };
+      assert.deepEqual(timeless(take()), [accepted]);
+    }
+  });
+
+  it('accepted for anonymous requests, and whether a token was known where isRevoked answers later', async (t) => {
+    const { port, take } = await watched(t, { anonymous: true, isRevoked: async () => false });
+    take();
+    await ask(port);
+    assert.deepEqual(timeless(take()), [{ type: 'accepted', anonymous: true }]);
+    const headers = await bearer({ sub: 'ada' });
+    for (const cached of [false, true]) {
+      await ask(port, { headers });
+      const accepted = { type: 'accepted', anonymous: false, signed: false, keyId: await kidOf(), cached };
+      assert.deepEqual(timeless(take()), [accepted]);
+    }
+  });
+
+  it('public for documents, preflights and public paths, with the status where the library answers', async (t) => {
+    const resource = 'https://mcp.example/mcp';
+    const cors = { origin: ['https://app.example'] };
+    const { port, take } = await watched(t, { publicPaths: ['/open'], resource, openidConfiguration: true, cors });
+    take();
+    const jwks = '/.well-known/jwks.json';
+    const preflight = { origin: 'https://app.example', 'access-control-request-method': 'POST' };
+    const rows: [method: string, path: string, status: number | undefined, headers?: Record<string, string>][] = [
+      ['GET', jwks, 200],
+      ['HEAD', jwks, 200],
+      ['OPTIONS', jwks, 204],
+      ['POST', jwks, 405],
+      ['GET', '/.well-known/oauth-protected-resource', 200],
+      ['GET', '/.well-known/oauth-protected-resource/mcp', 200],
+      ['GET', '/.well-known/openid-configuration', 200],
+      ['OPTIONS', '/mcp', 204, preflight],
+      ['GET', '/open', undefined],
+      ['DELETE', '/open', undefined, { authorization: 'Bearer x' }],
+    ];
+    for (const [method, path, status, headers = {}] of rows) {
+      const answer = await ask(port, { method, path, headers });
+      assert.equal(answer.status, status ?? 200, `${method} ${path}`);
+      assert.deepEqual(take(), [{ type: 'public', ...(status !== undefined && { status }) }], `${method} ${path}`);
     }
   });
 
@@ -82,7 +136,10 @@ describe('an event says', () => {
     const raw = (text: string, header?: { cty: string }): Promise<string> =>
       keyPair().then(({ publicJwk }) => compactEncrypt(Buffer.from(text), publicJwk, header));
     const stranger = (await keyPair('stranger')).publicJwk;
-    const rows: [reason: string, status: number, headers: Record<string, string | string[]>][] = [
+    const kid = await kidOf();
+    type Row = [reason: string, status: number, headers: Record<string, string | string[]>, more?: object];
+    const ours = { keyId: kid };
+    const rows: Row[] = [
       ['no_token', 401, {}],
       ['malformed', 401, { authorization: 'Bearer x' }],
       ['malformed', 401, { authorization: 'Bearer' }],
@@ -90,32 +147,80 @@ describe('an event says', () => {
       [
         'undecryptable',
         401,
-        { authorization: `Bearer ${compactEncrypt(Buffer.from('{}'), { ...stranger, kid: await kidOf() })}` },
+        { authorization: `Bearer ${compactEncrypt(Buffer.from('{}'), { ...stranger, kid })}` },
+        ours,
       ],
-      ['undecryptable', 401, { authorization: `Bearer ${token.replace(/.{22}$/, 'A'.repeat(22))}` }],
-      ['signature', 401, { authorization: `Bearer ${await raw('{}', { cty: 'JWT' })}` }],
-      ['claims', 401, { authorization: `Bearer ${await raw('[]')}` }],
-      ['claims', 401, { authorization: `Bearer ${await raw('{"exp":"soon"}')}` }],
-      ['expired', 401, await bearer({ iat: 1, exp: 2 })],
-      ['not_yet_valid', 401, await bearer({ nbf: 4_000_000_000, exp: 4_000_000_001 })],
-      ['audience', 401, await bearer({ email: 'e', aud: 'there' })],
-      ['insufficient_scope', 403, await bearer({ aud: 'here' })],
+      ['undecryptable', 401, { authorization: `Bearer ${token.replace(/.{22}$/, 'A'.repeat(22))}` }, ours],
+      ['unsafe_integer', 401, { authorization: `Bearer ${await raw('{"id":9007199254740993}')}` }, ours],
+      ['cnf', 401, { authorization: `Bearer ${await raw('{"cnf":{"jkt":"x"}}')}` }, ours],
+      ['signature', 401, { authorization: `Bearer ${await raw('{}', { cty: 'JWT' })}` }, ours],
+      ['claims', 401, { authorization: `Bearer ${await raw('[]')}` }, ours],
+      ['claims', 401, { authorization: `Bearer ${await raw('{"exp":"soon"}')}` }, ours],
+      ['expired', 401, await bearer({ iat: 1, exp: 2 }), ours],
+      ['not_yet_valid', 401, await bearer({ nbf: 4_000_000_000, exp: 4_000_000_001 }), ours],
+      ['audience', 401, await bearer({ email: 'e', aud: 'there' }), ours],
+      ['insufficient_scope', 403, await bearer({ aud: 'here' }), { ...ours, missing: ['email'] }],
+      ['insufficient_scope', 403, await bearer({ aud: 'here', email: null }), { ...ours, missing: ['email'] }],
+      ['session_id', 400, { authorization: `Bearer ${token}`, 'mcp-session-id': 'a b' }, ours],
+      ['duplicate_field', 400, { 'mcp-session-id': ['a', 'b'], authorization: `Bearer ${token}` }, ours],
+      ['duplicate_field', 400, { origin: ['https://a.example', 'https://a.example'] }],
+      ['host', 403, { host: 'rebound.example' }],
       ['duplicate_token', 400, { authorization: ['Bearer x', 'Bearer y'] }],
       ['origin', 403, { origin: 'https://evil.example' }],
     ];
-    for (const [reason, status, headers] of rows) {
+    for (const [reason, status, headers, more = {}] of rows) {
       assert.equal((await ask(port, { headers })).status, status, reason);
-      assert.deepEqual(timeless(take()), [{ type: 'rejected', reason, status, pending: 0 }]);
+      assert.deepEqual(timeless(take()), [{ type: 'rejected', reason, status, pending: 0, ...more }], reason);
     }
     await ask(port, { headers: { authorization: `Bearer ${token}` } });
     take();
     await ask(port, {
       headers: { ...(await bearer({ sub: 'bob', email: 'e', aud: 'here' })), 'mcp-session-id': 'hers' },
     });
-    assert.deepEqual(timeless(take()).at(-1), { type: 'rejected', reason: 'session', status: 404, pending: 0 });
-    // Nothing to report: nobody was let in or kept out.
-    for (const path of ['/.well-known/jwks.json', '/open']) await ask(port, { path });
-    assert.deepEqual(take(), []);
+    const session = { type: 'rejected', reason: 'session', status: 404, pending: 0, keyId: kid };
+    assert.deepEqual(timeless(take()).at(-1), session);
+  });
+
+  it('rejected with the names of missing scopes and claims alone', async (t) => {
+    const { port, take } = await watched(t, { requiredClaims: ['email'], requiredScopes: ['read', 'write'] });
+    take();
+    const rejected = { type: 'rejected', reason: 'insufficient_scope', status: 403, pending: 0, keyId: await kidOf() };
+    for (const [claims, missing] of [
+      [{ scope: 'read' }, ['email', 'write']],
+      [{ email: 'e' }, ['read', 'write']],
+      [{ scope: ['read', 'write'] }, ['email']],
+    ] as const) {
+      await ask(port, { headers: await bearer(claims) });
+      assert.deepEqual(timeless(take()), [{ ...rejected, missing }]);
+    }
+  });
+
+  it('failed for a fault of our own, which is 500 and a warning, without the text of what was thrown', async (t) => {
+    let broken = false;
+    const now = (): number => {
+      if (broken) throw new RangeError('SECRET-OF-A-CLOCK');
+      return Date.now() / 1000;
+    };
+    const warnings: Error[] = [];
+    const collectWarning = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', collectWarning);
+    t.after(() => process.off('warning', collectWarning));
+    const { port, take } = await watched(t, { now });
+    take();
+    const headers = await bearer({ sub: 'ada' });
+    broken = true;
+    const { status, body } = await ask(port, { headers });
+    const answer = { error: 'server_error', error_description: 'The server failed to judge this request' };
+    assert.deepEqual([status, JSON.parse(body)], [500, answer]);
+    broken = false;
+    const [failed, ...others] = take().map(({ durationMs, ...rest }) => {
+      assert(isDuration(durationMs));
+      return rest;
+    });
+    assert.deepEqual([failed, others], [{ type: 'failed', reason: 'failed', status: 500, pending: 0 }, []]);
+    await until(() => warnings.some((warning) => Object(warning).code === 'MCP_AUTH_FAILED'));
+    for (const { message } of warnings) assert.doesNotMatch(message, /SECRET-OF-A-CLOCK/);
+    assert.equal((await ask(port, { headers })).status, 200);
   });
 
   const ISSUERS =
@@ -145,41 +250,53 @@ describe('an event says', () => {
       return (await ask(port, { headers: { authorization: `Bearer ${token}` } })).status;
     };
     const issuer = 'https://idp.example';
+    const keyId = await kidOf();
+    const failure = (code: string, cause = code): object => ({
+      type: 'issuer.failed',
+      issuer,
+      code,
+      message: `The keys of the issuer ${issuer} cannot be read from ${url}/: ${cause}`,
+    });
+    const unavailable = { type: 'rejected', reason: 'issuer_unavailable', status: 503, pending: 0, keyId };
     assert.equal(await send(issuer), 503);
-    const [failed, ...others] = timeless(take());
-    assert.deepEqual(failed, { type: 'issuer.failed', issuer, reason: 'malformed' });
-    assert.deepEqual(others.at(-1), { type: 'rejected', reason: 'issuer_unavailable', status: 503, pending: 0 });
+    const cause = 'is not a JWK Set, an object with an array "keys"';
+    assert.deepEqual(timeless(take()), [failure('malformed', cause), unavailable]);
     answer = undefined;
     clock += 60;
     assert.equal(await send(issuer), 503);
-    assert.deepEqual(timeless(take())[0], { type: 'issuer.failed', issuer, reason: 'unreachable' });
+    assert.deepEqual(timeless(take()), [failure('UND_ERR_SOCKET'), unavailable]);
     answer = () => JSON.stringify(jwks);
     clock += 60;
     assert.equal(await send(issuer), 200);
     assert.deepEqual(timeless(take()), [
       { type: 'issuer.fetched', issuer },
-      { type: 'accepted', keyId: await kidOf(), cached: false },
+      { type: 'accepted', anonymous: false, signed: true, issuer, keyId, cached: false },
     ]);
     assert.equal(await send('https://other.example'), 401);
-    assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'issuer', status: 401, pending: 0 }]);
+    assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'issuer', status: 401, pending: 0, keyId }]);
     const { privateKey: foreign } = generateKeyPairSync('ed25519');
     assert.equal(await send(issuer, { ...foreign.export({ format: 'jwk' }), kid: 'k' } as Jwk & { d: string }), 401);
-    assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'signature', status: 401, pending: 0 }]);
+    assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'signature', status: 401, pending: 0, keyId }]);
   });
 
   it('overloaded, with how many are waiting', async (t) => {
-    const { port, take } = await watched(t, { concurrency: 1, maxPending: 0 });
+    const { port, take } = await watched(t, { maxPending: 0 });
     take();
-    const [one, two] = [await bearer({ sub: 'a' }), await bearer({ sub: 'b' })];
-    await exchange(
-      port,
-      `GET / HTTP/1.1\r\nHost: a\r\nAuthorization: ${one.authorization}\r\n\r\n` +
-        `GET / HTTP/1.1\r\nHost: a\r\nAuthorization: ${two.authorization}\r\nConnection: close\r\n\r\n`,
+    const release = hold(t);
+    const lanes = Math.max(1, Math.min(availableParallelism() + 1, Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) - 1));
+    const all = await Promise.all(Array.from({ length: lanes + 1 }, (_, index) => bearer({ index })));
+    const waiting = all.slice(1).map((headers) => ask(port, { headers }));
+    await until(() => rsa.running === lanes);
+    assert.equal((await ask(port, { headers: all[0] ?? {} })).status, 503);
+    const overloaded = { type: 'overloaded', reason: 'overloaded', status: 503, pending: lanes };
+    assert.deepEqual(timeless(take()), [overloaded]);
+    release();
+    await Promise.all(waiting);
+    const accepted = { type: 'accepted', anonymous: false, signed: false, keyId: await kidOf(), cached: false };
+    assert.deepEqual(
+      timeless(take()),
+      waiting.map(() => accepted),
     );
-    assert.deepEqual(timeless(take()), [
-      { type: 'overloaded', reason: 'overloaded', status: 503, pending: 1 },
-      { type: 'accepted', keyId: await kidOf(), cached: false },
-    ]);
   });
 
   it('keys.loaded and keys.failed as the file changes, and rejected when no key is valid', async (t) => {
@@ -187,31 +304,33 @@ describe('an event says', () => {
     t.after(() => rmSync(folder, { recursive: true }));
     const file = join(folder, 'keys.json');
     const write = (text: string): void => writeFileSync(file, text, { mode: 0o600 });
-    let clock = Date.now() / 1000;
     const first = (await serverKeys()).keys[0];
     const next = (await keyPair('next')).privateJwk;
     write(JSON.stringify({ keys: [first] }));
-    const { port, take } = await watched(t, { keyFile: file, now: () => clock });
+    const { port, events, take } = await watched(t, { keyFile: file });
     take();
-    const look = async (headers = {}): Promise<object[]> => {
-      clock += 6;
-      await ask(port, { headers });
+    const change = async (act: () => void): Promise<object[]> => {
+      act();
+      await until(() => events.length > 0);
       return timeless(take());
     };
-    const refused = { type: 'rejected', reason: 'no_token', status: 401, pending: 0 };
-    assert.deepEqual(await look(), [refused], 'an unchanged file is no event');
-    write(JSON.stringify({ keys: [next, first] }));
-    assert.deepEqual(await look(), [{ type: 'keys.loaded', keyId: next.kid }, refused]);
-    write('{"keys":');
-    assert.deepEqual(await look(), [{ type: 'keys.failed', reason: 'malformed' }, refused]);
-    rmSync(file);
-    assert.deepEqual(await look(), [{ type: 'keys.failed', reason: 'missing' }, refused]);
-    write(JSON.stringify({ keys: [{ ...first, exp: 1 }] }));
-    const [loaded, rejected] = await look(await bearer({ sub: 'a' }));
-    assert.deepEqual(
-      [loaded, rejected],
-      [{ type: 'keys.loaded' }, { type: 'rejected', reason: 'no_key', status: 503, pending: 0 }],
-    );
+    const loaded = (...kids: (string | undefined)[]): object => ({
+      type: 'keys.loaded',
+      kids,
+      ...(kids[0] && { keyId: kids[0] }),
+    });
+    const both = JSON.stringify({ keys: [next, first] });
+    assert.deepEqual(await change(() => write(both)), [loaded(next.kid, first?.kid)]);
+    const malformed = `${file}: is not a JSON object in UTF-8; generate keys with "mcp-auth-middleware generate"`;
+    assert.deepEqual(await change(() => write('{"keys":')), [
+      { type: 'keys.failed', code: 'malformed', message: malformed },
+    ]);
+    const remedy = 'make one with "mcp-auth-middleware generate", or set MCP_KEY_FILE_PATH or keyFile';
+    const missing = { type: 'keys.failed', code: 'missing', message: `${file}: no such key file; ${remedy}` };
+    assert.deepEqual(await change(() => rmSync(file)), [missing]);
+    assert.deepEqual(await change(() => write(JSON.stringify({ keys: [{ ...first, exp: 1 }] }))), [loaded()]);
+    await ask(port, { headers: await bearer({ sub: 'a' }) });
+    assert.deepEqual(timeless(take()), [{ type: 'rejected', reason: 'no_key', status: 503, pending: 0 }]);
   });
 
   it('the same through authMiddleware and withAuthFetch', async (t) => {
@@ -229,7 +348,7 @@ describe('an event says', () => {
     await handler(new Request('http://a/', { headers }));
     await ask(port);
     await handler(new Request('http://a/'));
-    const accepted = { type: 'accepted', keyId: await kidOf(), cached: false };
+    const accepted = { type: 'accepted', anonymous: false, signed: false, keyId: await kidOf(), cached: false };
     const rejected = { type: 'rejected', reason: 'no_token', status: 401, pending: 0 };
     assert.deepEqual(timeless(events), [accepted, accepted, rejected, rejected]);
   });
@@ -245,6 +364,119 @@ describe('an event says', () => {
         },
       });
     assert.deepEqual(types, ['a keys.loaded', 'b keys.loaded']);
+  });
+});
+
+/** What is published on the channel until the scope ends, but for files and issuers of earlier tests that are gone. */
+function published(scope: Scope): AuthEvent[] {
+  const messages: AuthEvent[] = [];
+  const listen = (message: unknown): void => {
+    const event = message as AuthEvent;
+    if (!event.type.endsWith('.failed')) messages.push(event);
+  };
+  subscribe('mcp-auth-middleware', listen);
+  scope.after(() => unsubscribe('mcp-auth-middleware', listen));
+  return messages;
+}
+
+describe('diagnostics_channel', () => {
+  /** Lets everything happen that has an event of a request. */
+  async function everything(port: number): Promise<void> {
+    const headers = await bearer({ sub: 'ada', scope: 'read' });
+    for (const more of [headers, headers, {}, { authorization: 'Bearer x' }, await bearer({ sub: 'ada' })])
+      await ask(port, { headers: more });
+    for (const path of ['/.well-known/jwks.json', '/open']) await ask(port, { path });
+  }
+  const options: AuthOptions = { requiredScopes: ['read'], publicPaths: ['/open'] };
+  const types = ['accepted', 'accepted', 'rejected', 'rejected', 'rejected', 'public', 'public'];
+
+  it('gets the very objects that listeners get, in their order, each once', async (t) => {
+    const messages = published(t);
+    const { port, events } = await watched(t, options);
+    assert.deepEqual(
+      messages.map(({ type }) => type),
+      ['keys.loaded'],
+      'one load is one message',
+    );
+    messages.length = events.length = 0;
+    await everything(port);
+    assert.deepEqual(
+      messages.map(({ type }) => type),
+      types,
+    );
+    assert.equal(messages.length, events.length);
+    for (const [index, message] of messages.entries()) assert.equal(message, events[index]);
+  });
+
+  it('gets them without any listener, of verifiers alone too, and from the moment of the subscription', async (t) => {
+    const { port } = await guard(t, options);
+    const headers = await bearer({ sub: 'ada', scope: 'read' });
+    await ask(port, { headers });
+    const messages = published(t);
+    await everything(port);
+    assert.deepEqual(
+      messages.map(({ type }) => type),
+      types,
+    );
+    messages.length = 0;
+    new JWETokenVerifier({ keys: await serverKeys() });
+    const kid = await kidOf();
+    assert.deepEqual(messages, [{ type: 'keys.loaded', kids: [kid], keyId: kid }]);
+  });
+
+  it('gets one message of a key change, however many share the verifier', async (t) => {
+    const now = Math.floor(Date.now() / 1000);
+    let clock = now;
+    const [one, two] = await Promise.all(['one', 'two'].map(async (name) => (await keyPair(name)).privateJwk));
+    assert(one && two);
+    const keys = {
+      keys: [
+        { ...one, iat: now - 5 },
+        { ...two, nbf: now + 100 },
+      ],
+    };
+    const verifier = new JWETokenVerifier({ keys, now: () => clock });
+    const heard: AuthEvent[] = [];
+    for (const _ of [1, 2, 3])
+      withAuth(() => {}, {
+        verifier,
+        onEvent: (event) => heard.push(event),
+      });
+    heard.length = 0;
+    const all = published(t);
+    clock = now + 100;
+    await until(() => all.length > 0);
+    const active = { type: 'keys.active', kids: [one.kid, two.kid], keyId: two.kid };
+    assert.deepEqual(all, [active]);
+    assert.deepEqual(heard, [active, active, active]);
+    assert.equal(new Set([...heard, ...all]).size, 1, 'one object for all');
+  });
+
+  it('is told outside the user’s context', async (t) => {
+    const seen: unknown[] = [];
+    const look = (): void => void seen.push(getUser()['sub'], getAuth());
+    const listen = (): void => {
+      look();
+      queueMicrotask(look);
+    };
+    subscribe('mcp-auth-middleware', listen);
+    t.after(() => unsubscribe('mcp-auth-middleware', listen));
+    const inner = withAuth((_req, res) => void res.end(), { keys: await serverKeys() });
+    const { port } = await guard(t, {}, (req, res) => void inner(req, res)); // called from inside ada's context
+    await ask(port, { headers: await bearer({ sub: 'ada' }) });
+    await until(() => seen.length >= 8);
+    assert.deepEqual(new Set(seen), new Set([undefined]));
+  });
+
+  it('gets objects that are frozen to the ground', async (t) => {
+    const messages = published(t);
+    const { port } = await watched(t, options);
+    await everything(port);
+    assert.ok(messages.some(({ kids }) => kids) && messages.some(({ missing }) => missing));
+    for (const message of messages) {
+      assert.ok(Object.isFrozen(message), message.type);
+      for (const value of Object.values(message)) assert.ok(Object.isFrozen(value), message.type);
+    }
   });
 });
 
@@ -353,6 +585,7 @@ describe('nothing secret', () => {
     // A process of its own that does all the wrong things, and prints every word the library says.
     const script = `
       import { createServer } from 'node:http';
+      import { subscribe } from 'node:diagnostics_channel';
       import { inspect } from 'node:util';
       import { writeFileSync } from 'node:fs';
       import { compactDecrypt, compactEncrypt, encryptToken, JWETokenVerifier, withAuth } from 'mcp-auth-middleware';
@@ -364,6 +597,7 @@ describe('nothing secret', () => {
       const say = (what, value) => console.log(what, inspect(value, { depth: 9, showHidden: true }),
         value instanceof Error ? [value.stack, value.cause, JSON.stringify(value), Object.values(value)] : '');
       process.on('warning', (warning) => say('warning', warning));
+      subscribe('mcp-auth-middleware', (event) => say('channel', event));
       const attempt = async (what, action) => { try { await action(); } catch (error) { say(what, error); } };
       writeFileSync(file, JSON.stringify(keys), { mode: 0o644 });
       let clock = Date.now() / 1000;
@@ -371,6 +605,7 @@ describe('nothing secret', () => {
         keyFile: file,
         audience: 'AUDIENCE-OPTION',
         requiredClaims: ['email'],
+        isRevoked: ({ user }) => { if (user.name === 'CLAIM-VALUE-R') throw new Error(user.name); return false; },
         onEvent: (event) => say('event', event),
         now: () => clock,
       };
@@ -395,7 +630,7 @@ describe('nothing secret', () => {
           await attempt('sign', () => encryptToken({ sub: 'CLAIM-VALUE-1' }, { keys: [] }, { sign }));
           writeFileSync(file, JSON.stringify(set));
           await attempt('keyFile', () => new JWETokenVerifier({ keyFile: file }));
-          clock += 6;
+          clock += 11; // so that the request looks first
           await fetch('http://127.0.0.1:' + server.address().port);
         }
         const recipient = { kty: 'RSA', n: keys.keys[0].n, e: 'AQAB' };
@@ -424,6 +659,9 @@ describe('nothing secret', () => {
       good,
       await mint(claims),
       await mint({ ...claims, email: undefined, aud: 'AUDIENCE-OPTION' }),
+      await mint({ ...claims, name: 'CLAIM-VALUE-R', aud: 'AUDIENCE-OPTION' }),
+      sealed({ ...claims, cnf: { jkt: 'CLAIM-VALUE-9' } }),
+      sealed('{"sub":"CLAIM-VALUE-1","id":12345678901234567890}'),
       await mint({ ...claims, iat: 1, exp: 2 }),
       await mint({ ...claims, nbf: 4_000_000_000 }),
       sealed({ ...claims, exp: 'CLAIM-VALUE-8' }),
@@ -471,7 +709,7 @@ describe('nothing secret', () => {
     const input = JSON.stringify({
       keys: await serverKeys(),
       tokens,
-      headers: { 'x-test': 'y' },
+      headers: { 'x-test': 'y', 'mcp-session-id': 'CLAIM-VALUE-SESSION' },
       bad,
       file: join(folder, 'keys.json'),
     });
@@ -485,6 +723,10 @@ describe('nothing secret', () => {
     // First, that it did talk: else nothing below could fail.
     for (const word of [
       'event',
+      'channel',
+      'revocation_unavailable',
+      'unsafe_integer',
+      'cnf',
       'warning',
       'answer',
       'verifyToken',

@@ -208,6 +208,52 @@ describe('the protected header', () => {
     });
   }
 
+  // RFC 7519 §5.3: who decides by the header alone, such as a router, must not be told another user.
+  const CLAIMS = { iss: 'i', sub: 'ada', aud: ['a', 'b'], exp: 4_000_000_000 };
+  const TRUE: object[] = [
+    { iss: 'i' },
+    { sub: 'ada' },
+    { aud: ['a', 'b'] },
+    { iss: 'i', sub: 'ada', aud: ['a', 'b'] },
+    { exp: 1, nbf: 9_999_999_999, jti: 'x', scope: 'admin' },
+  ];
+  const FALSE: object[] = [
+    { iss: 'j' },
+    { iss: '' },
+    { iss: null },
+    { iss: ['i'] },
+    { sub: 'eve' },
+    { sub: 'Ada' },
+    { sub: 'ada ' },
+    { sub: null },
+    { sub: 1 },
+    { aud: 'a' },
+    { aud: ['a'] },
+    { aud: ['b', 'a'] },
+    { aud: ['a', 'b', 'c'] },
+    { aud: { 0: 'a', 1: 'b' } },
+    { aud: [] },
+    { iss: 'i', sub: 'ada', aud: ['c'] },
+  ];
+  for (const copies of TRUE) {
+    it(`takes copies of claims that are true: ${JSON.stringify(copies)}`, async () =>
+      assert.equal((await verifier.verifyToken(seal(publicJwk, { header: copies, plaintext: CLAIMS }))).sub, 'ada'));
+  }
+  for (const copies of FALSE) {
+    it(`refuses copies of claims that differ: ${JSON.stringify(copies)}`, () =>
+      refused(verifier.verifyToken(seal(publicJwk, { header: copies, plaintext: CLAIMS })), 'claims'));
+  }
+  it('refuses a copy of a claim that there is not', async () => {
+    for (const copies of [{ iss: 'i' }, { sub: 'ada' }, { aud: 'a' }])
+      await refused(verifier.verifyToken(seal(publicJwk, { header: copies, plaintext: {} })), 'claims');
+  });
+  it('compares copies with the whole claims set, not with the member that is the user', async () => {
+    const owner = new JWETokenVerifier({ keys: privateJwk, claimsMember: 'data' });
+    const plaintext = { sub: 'outer', data: { sub: 'inner' } };
+    assert.equal((await owner.verifyToken(seal(publicJwk, { header: { sub: 'outer' }, plaintext }))).sub, 'inner');
+    await refused(owner.verifyToken(seal(publicJwk, { header: { sub: 'inner' }, plaintext })), 'claims');
+  });
+
   it('reads kid, cty and typ as what they are', async () => {
     const { protectedHeader } = await compactDecrypt(
       seal(publicJwk, { header: { cty: 'text/plain', typ: 'JOSE' } }),

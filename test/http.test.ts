@@ -3,13 +3,26 @@
 import assert from 'node:assert/strict';
 import { constants, createCipheriv, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { Agent } from 'node:http';
+import { Agent, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { describe, it } from 'node:test';
-import { type AuthOptions, compactEncrypt, getUser, publicJwks, withAuth } from 'mcp-auth-middleware';
-import { keyPair } from './support/support.js';
+import { extractWWWAuthenticateParams } from '@modelcontextprotocol/client';
+import {
+  AuthError,
+  authMiddleware,
+  type AuthOptions,
+  bearerToken,
+  compactEncrypt,
+  getUser,
+  type JwkSet,
+  type PrivateSigningJwk,
+  publicJwks,
+  withAuth,
+} from 'mcp-auth-middleware';
+import { keyPair, serve } from './support/support.js';
+import { newPair, untyped } from './support/tokens.js';
 import {
   type Answer,
   type Ask,
@@ -202,6 +215,22 @@ describe('the public documents', () => {
     ),
   ]);
 
+  const moved: AuthOptions = {
+    resource: RESOURCE,
+    jwksPath: '/keys',
+    jwksUri: 'https://cdn.example/tenant/keys?v=1',
+    openidConfiguration: true,
+  };
+  table('the key set by the URL at which a proxy serves it', moved, async () => [
+    ['the key set itself', { path: '/keys' }, publicDocument(await serverJwks())],
+    ['in the resource metadata', { path: PRM }, publicDocument({ ...prm, jwks_uri: moved.jwksUri })],
+    [
+      'in the OpenID configuration',
+      { path: OPENID },
+      publicDocument({ issuer: 'https://mcp.example', jwks_uri: moved.jwksUri }),
+    ],
+  ]);
+
   table('the metadata of a resource at the root once', { resource: 'https://mcp.example' }, async () => [
     ['at the well-known path', { path: PRM }, publicDocument({ ...prm, resource: 'https://mcp.example' })],
     ['in the challenge', {}, noToken(`Bearer resource_metadata="https://mcp.example${PRM}"`)],
@@ -378,6 +407,57 @@ describe('who gets to the handler', () => {
     assert.deepEqual(JSON.parse(body).missing, ['"quoted"', 'first name', 'https://ns.example/org', 'größe']);
   });
 
+  it('challenges with scopes that a client can ask for, and for nothing else', async (t) => {
+    const { port } = await guard(t, required);
+    const scope = 'mcp:read mcp:write';
+    const rows: [name: string, claims: object, missing: string[], asked: string | undefined][] = [
+      ['all', {}, ['email', 'org', 'mcp:read', 'mcp:write'], scope],
+      ['both claims', { scope }, ['email', 'org'], undefined],
+      ['one claim', { scope, org: 1 }, ['email'], undefined],
+      ['a claim that is null', { scope, org: 1, email: null }, ['email'], undefined],
+      ['one scope', { scope: 'mcp:write', email: 1, org: 1 }, ['mcp:read'], scope],
+      ['a claim and a scope', { scope: 'mcp:write', org: 1 }, ['email', 'mcp:read'], scope],
+      ['scopes in other places', { roles: scope, email: 1, org: 1 }, ['mcp:read', 'mcp:write'], scope],
+    ];
+    for (const [name, claims, missing, asked] of rows) {
+      const response = await fetch(`http://127.0.0.1:${port}/mcp`, { headers: await bearer(claims) });
+      // As the official client reads it, which asks its authorization server for just this.
+      const { scope: read, error, resourceMetadataUrl } = extractWWWAuthenticateParams(response);
+      assert.deepEqual([response.status, read], [403, asked], name);
+      assert.equal(response.headers.has('www-authenticate'), asked !== undefined, name);
+      if (asked !== undefined) {
+        assert.equal(error, 'insufficient_scope');
+        assert.equal(resourceMetadataUrl?.href, `https://mcp.example${PRM}/api/mcp`);
+      }
+      assert.deepEqual(JSON.parse(await response.text()).missing, missing, name);
+    }
+    const open = await guard(t, { requiredClaims: ['mcp:read'] });
+    const claimed = await ask(open.port, { headers: await bearer({}) });
+    assert.deepEqual(
+      [claimed.status, claimed.headers['www-authenticate']],
+      [403, undefined],
+      'a claim named like a scope',
+    );
+  });
+
+  it('takes scopes from arrays as well, as some issuers send them', async (t) => {
+    const { port } = await guard(t, { requiredScopes: ['mcp:read', 'mcp:write'] });
+    const rows: [claims: object, status: number][] = [
+      [{ scope: ['mcp:read', 'mcp:write'] }, 200],
+      [{ scope: ['mcp:write', 'x', 'mcp:read'] }, 200],
+      [{ scope: ['mcp:read mcp:write'] }, 403], // one scope, of which no token is named so
+      [{ scope: ['mcp:read'] }, 403],
+      [{ scope: [] }, 403],
+      [{ scope: ['mcp:read', 1, 'mcp:write'] }, 403],
+      [{ scope: [['mcp:read', 'mcp:write']] }, 403],
+      [{ scope: { 'mcp:read': 1, 'mcp:write': 1 } }, 403],
+      [{ scope: ['x'], scp: ['mcp:read', 'mcp:write'] }, 403],
+      [{ scp: ['mcp:read', 'mcp:write'] }, 200],
+    ];
+    for (const [claims, status] of rows)
+      assert.equal((await ask(port, { headers: await bearer(claims) })).status, status, JSON.stringify(claims));
+  });
+
   // No shared cache knows the field to hold a token (RFC 9111 §3.5).
   const varying = (answer: Answer): Answer => ({ ...answer, headers: { ...answer.headers, vary: 'x-mcp-token' } });
   table('another field for the token', { tokenHeader: 'X-MCP-Token' }, async () => [
@@ -437,6 +517,74 @@ describe('who gets to the handler', () => {
       badToken('The access token is for another audience', `, ${METADATA}`),
     ],
   ]);
+
+  for (const resource of ['https://mcp.example', 'https://mcp.example/', 'https://MCP.example:443']) {
+    const metadata = `, resource_metadata="https://mcp.example${PRM}"`;
+    const foreign = badToken('The access token is for another audience', metadata);
+    table(`a resource without a path is named with the slash or without: ${resource}`, { resource }, async () => [
+      ...(await Promise.all(
+        [resource, 'https://mcp.example', 'https://mcp.example/'].map(async (aud): Promise<Row> => [
+          `for ${aud}`,
+          { headers: await bearer({ ...claims, aud: ['x', aud] }) },
+          passed({ ...claims, aud: ['x', aud] }),
+        ]),
+      )),
+      ...(await Promise.all(
+        [
+          'https://mcp.example//',
+          'https://mcp.example/mcp',
+          'http://mcp.example',
+          'https://mcp.example:8443',
+          'https://mcp.example?',
+          'mcp.example',
+          'HTTPS://mcp.example',
+          ' https://mcp.example',
+          '',
+        ].map(async (aud): Promise<Row> => [`not for ${aud}`, { headers: await bearer({ aud }) }, foreign]),
+      )),
+    ]);
+  }
+
+  it('a resource with a path, and an audience that is given, are named exactly', async (t) => {
+    for (const [options, aud, status] of [
+      [{ resource: 'https://mcp.example/mcp' }, 'https://mcp.example/mcp', 200],
+      [{ resource: 'https://mcp.example/mcp' }, 'https://mcp.example/mcp/', 401],
+      [{ resource: 'https://mcp.example/mcp/' }, 'https://mcp.example/mcp', 401],
+      [{ resource: 'https://mcp.example/?tenant=1' }, 'https://mcp.example', 401],
+      [{ resource: 'https://mcp.example', audience: 'urn:mcp' }, 'https://mcp.example', 401],
+      [{ resource: 'https://mcp.example', audience: 'https://mcp.example' }, 'https://mcp.example/', 401],
+      [{ audience: 'https://mcp.example/' }, 'https://mcp.example', 401],
+      [{ audience: 'https://mcp.example/' }, 'https://mcp.example/', 200],
+    ] as const) {
+      const { port } = await guard(t, options);
+      assert.equal(
+        (await ask(port, { headers: await bearer({ aud }) })).status,
+        status,
+        JSON.stringify([options, aud]),
+      );
+    }
+  });
+
+  it('a resource is the audience of signed tokens, with the slash and without where it has no path', async (t) => {
+    const { publicKey, privateKey } = newPair('ed25519');
+    const jwks = untyped<JwkSet>({ keys: [{ ...publicKey.export({ format: 'jwk' }), kid: 'k' }] });
+    const key = untyped<PrivateSigningJwk>({ ...privateKey.export({ format: 'jwk' }), kid: 'k' });
+    const trustedIssuers = [{ issuer: 'i', jwks }];
+    for (const [options, audience, status] of [
+      [{ resource: 'https://mcp.example' }, 'https://mcp.example/', 200],
+      [{ resource: 'https://mcp.example/' }, 'https://mcp.example', 200],
+      [{ resource: 'https://mcp.example' }, 'https://mcp.example/mcp', 401],
+      [{ resource: 'https://mcp.example/mcp' }, 'https://mcp.example/mcp', 200],
+      [{ resource: 'https://mcp.example/mcp' }, 'https://mcp.example', 401],
+      [{ resource: 'https://mcp.example', audience: 'urn:mcp' }, 'https://mcp.example', 401],
+      [{ resource: 'https://mcp.example', audience: 'urn:mcp' }, 'urn:mcp', 200],
+    ] as const) {
+      const { port } = await guard(t, { ...options, trustedIssuers });
+      const token = await mint({ sub: 'ada' }, { sign: { key, issuer: 'i', audience } });
+      const { status: answered } = await ask(port, { headers: { authorization: `Bearer ${token}` } });
+      assert.equal(answered, status, JSON.stringify([options, audience]));
+    }
+  });
 
   table('the origin of the resource, without cors', { resource: RESOURCE }, async () => [
     ['is welcome', { headers: { ...(await bearer(claims)), origin: 'https://mcp.example' } }, passed(claims)],
@@ -1271,5 +1419,265 @@ describe('what is never read', () => {
     );
     assert.match(pipelined, /^HTTP\/1\.1 200 OK\r\n[^]*HTTP\/1\.1 401 Unauthorized\r\n/);
     assert.deepEqual(seen, ['/1', '/3']);
+  });
+});
+
+describe('gate and handler', () => {
+  /** What the handler sees of the fields that the gate judges. */
+  const seenBy = (req: IncomingMessage, res: ServerResponse): void => {
+    const { authorization, origin, host, 'mcp-session-id': session } = req.headers;
+    res.end(
+      JSON.stringify({ sub: getUser().sub ?? null, authorization: authorization !== undefined, origin, host, session }),
+    );
+  };
+
+  it('see the same fields: more than 1,000 of them are refused, and of 1,000 the last counts', async (t) => {
+    for (const maxHeadersCount of [null, 0, 1000, 5000]) {
+      let reached = 0;
+      const options: AuthOptions = { anonymous: true, publicPaths: ['/open'] };
+      const { server, port } = await guard(t, options, (req, res) => {
+        reached += 1;
+        seenBy(req, res);
+      });
+      Object.assign(server, { maxHeaderSize: 65_536, ...(maxHeadersCount !== null && { maxHeadersCount }) });
+      const token = await mint({ sub: 'ada' });
+      const send = (fields: number, last: string, path = '/mcp'): Promise<string> => {
+        const padding = 'a:\r\n'.repeat(fields - 3);
+        return exchange(port, `GET ${path} HTTP/1.1\r\nHost: localhost\r\n${CLOSE}${padding}${last}\r\n\r\n`);
+      };
+      // The last of a thousand: the token is read, a bad one and a foreign Origin refused.
+      assert.match(await send(1000, `Authorization: Bearer ${token}`), /^HTTP\/1\.1 200 [^]*"sub":"ada"/);
+      assert.equal(statusOf(await send(1000, 'Authorization: Bearer x')), 401);
+      assert.equal(statusOf(await send(1000, 'Origin: https://evil.example')), 403);
+      assert.equal(statusOf(await send(1000, 'Mcp-Session-Id: a b')), 400);
+      const before = reached;
+      for (const fields of [1001, 1002, 1010, 1100, 2000, 3000]) {
+        for (const last of [`Authorization: Bearer ${token}`, 'Authorization: Bearer x', 'Mcp-Session-Id: x', 'X: y']) {
+          for (const path of ['/mcp', '/open']) {
+            const answer = await send(fields, last, path);
+            assert.equal(statusOf(answer), 431, `${fields} ${last.slice(0, 20)} ${maxHeadersCount}`);
+          }
+        }
+      }
+      assert.equal(reached, before, 'the handler');
+    }
+  });
+
+  it('see one session id of visible ASCII, or none', async (t) => {
+    const sessions: unknown[] = [];
+    const { port } = await guard(t, {}, (req, res) => {
+      sessions.push(req.headers['mcp-session-id']);
+      seenBy(req, res);
+    });
+    const token = await mint({ sub: 'ada' });
+    const send = async (fields: string): Promise<number> => {
+      const head = `Host: localhost\r\nAuthorization: Bearer ${token}\r\n${CLOSE}${fields}`;
+      return statusOf(await exchange(port, `POST /mcp HTTP/1.1\r\n${head}Content-Length: 0\r\n\r\n`));
+    };
+    for (const id of ['s', '!', '~', 'a,b', 'a;b', '"a"', 'x'.repeat(200), ' a ', '\ta\t'])
+      assert.equal(await send(`Mcp-Session-Id: ${id}\r\n`), 200, JSON.stringify(id));
+    assert.equal(await send('Mcp-Session-Id:\r\n'), 200, 'an empty one is none');
+    for (const id of ['a b', 'a\tb', 'a\xa0', '\xa0', '\xa0a', 'a\xa0b', 'a, b', '\xe9', '\x80', '\xff', 'a\x85'])
+      assert.equal(await send(`Mcp-Session-Id: ${id}\r\n`), 400, JSON.stringify(id));
+    for (const id of ['a\x7f', 'a\0b', 'a\x0bb', 'a\x1b'])
+      assert.equal(await send(`Mcp-Session-Id: ${id}\r\n`), 400, `${JSON.stringify(id)}, by Node or by us`);
+    for (const [one, two] of [
+      ['s', 's'],
+      ['s', 'other'],
+      ['other', 's'],
+      ['', 's'],
+      ['s', ''],
+      ['', ''],
+    ]) {
+      const between = 'X: y\r\n'.repeat(20);
+      assert.equal(await send(`Mcp-Session-Id: ${one}\r\n${between}mCP-session-iD: ${two}\r\n`), 400, `${one},${two}`);
+    }
+    assert.ok(
+      sessions.every((id) => typeof id === 'string' && /^[\x21-\x7e]*$/.test(id)),
+      JSON.stringify(sessions),
+    );
+  });
+
+  it('refuse such ids where sessions are not bound, too, and say so only to whom is let in', async (t) => {
+    const { port } = await guard(t, { bindSessions: false });
+    const headers = { 'mcp-session-id': 'a b' };
+    assert.deepEqual(
+      await ask(port, { headers: { ...headers, ...(await bearer({})) } }),
+      refusal(400, 'invalid_request', 'Mcp-Session-Id must be one value of visible ASCII characters'),
+    );
+    assert.equal((await ask(port, { headers })).status, 401);
+    assert.equal((await ask(port, { headers: { ...headers, authorization: 'Bearer x' } })).status, 401);
+  });
+
+  type Edit = (headers: Record<string, unknown>, good: string, req: IncomingMessage) => void;
+  const EDITS: [name: string, sent: 'good' | 'bad' | 'none' | 'two', edit: Edit, answer: string][] = [
+    ['a token that is set', 'none', (headers, good) => void (headers['authorization'] = good), '200 ada'],
+    ['a token that is replaced', 'bad', (headers, good) => void (headers['authorization'] = good), '200 ada'],
+    ['a token that is spoiled', 'good', (headers) => void (headers['authorization'] = 'Bearer x'), '401'],
+    ['a token that is deleted', 'good', (headers) => void delete headers['authorization'], '200 nobody'],
+    ['a bad token that is deleted', 'bad', (headers) => void delete headers['authorization'], '200 nobody'],
+    ['a token that is undefined', 'good', (headers) => void (headers['authorization'] = undefined), '200 nobody'],
+    ['a token in an array', 'none', (headers, good) => void (headers['authorization'] = [good]), '200 ada'],
+    ['two tokens in an array', 'none', (headers, good) => void (headers['authorization'] = [good, good]), '400'],
+    [
+      'two tokens in an array, one bad',
+      'good',
+      (headers, good) => void (headers['authorization'] = [good, 'x']),
+      '400',
+    ],
+    ['no token in an array', 'good', (headers) => void (headers['authorization'] = []), '200 nobody'],
+    ['a number', 'good', (headers) => void (headers['authorization'] = 7), '200 nobody'],
+    [
+      'a token of another name in other case',
+      'none',
+      (headers, good) => void (headers['Authorization'] = good),
+      '200 nobody',
+    ],
+    ['two tokens that were sent, one left', 'two', (headers, good) => void (headers['authorization'] = good), '400'],
+    ['two tokens that were sent, none left', 'two', (headers) => void delete headers['authorization'], '400'],
+    ['an Origin that is set', 'good', (headers) => void (headers['origin'] = 'https://evil.example'), '403'],
+    ['an Origin in an array', 'good', (headers) => void (headers['origin'] = ['https://app.example']), '200 ada'],
+    [
+      'two Origins in an array',
+      'good',
+      (headers) => void (headers['origin'] = ['https://app.example', 'https://app.example']),
+      '400',
+    ],
+    ['a Host that is set', 'good', (headers) => void (headers['host'] = 'evil.example'), '403'],
+    ['a Host that is deleted', 'good', (headers) => void delete headers['host'], '200 ada'],
+    ['two Hosts in an array', 'good', (headers) => void (headers['host'] = ['localhost', 'localhost']), '400'],
+    ['a session id that is none', 'good', (headers) => void (headers['mcp-session-id'] = 'a b'), '400'],
+    ['two session ids in an array', 'good', (headers) => void (headers['mcp-session-id'] = ['a', 'b']), '400'],
+    ['all fields replaced', 'good', (_headers, _good, req) => void (req.headers = { host: 'localhost' }), '200 nobody'],
+    [
+      'all fields replaced, by an object without a prototype',
+      'bad',
+      (_headers, good, req) => void (req.headers = Object.assign(Object.create(null), { authorization: good })),
+      '200 ada',
+    ],
+  ];
+  for (const host of ['rawHeaders', 'no rawHeaders', 'rawHeaders that are empty'] as const) {
+    for (const [name, sent, edit, answer] of EDITS) {
+      // Without rawHeaders nobody can tell that two were sent: Node has dropped the second.
+      const expected =
+        sent === 'two' && host !== 'rawHeaders' ? (name.includes('none left') ? '200 nobody' : '200 ada') : answer;
+      it(`judge what a middleware in front has left, with ${host}: ${name}`, async (t) => {
+        const options: AuthOptions = {
+          keys: await serverKeys(),
+          anonymous: true,
+          cors: { origin: ['https://app.example'] },
+        };
+        const good = (await bearer({ sub: 'ada' })).authorization;
+        const middleware = authMiddleware(options);
+        const guarded = withAuth((_req, res) => res.end(getUser().sub ?? 'nobody'), options);
+        const { port } = await serve(t, (req, res) => {
+          edit(untyped(req.headers), good, req);
+          if (host !== 'rawHeaders')
+            Object.defineProperty(req, 'rawHeaders', { value: host === 'no rawHeaders' ? undefined : [] });
+          if (req.url === '/withAuth') guarded(req, res);
+          else middleware(req, res, () => res.end(getUser().sub ?? 'nobody'));
+        });
+        const fields = { good: [good], bad: ['Bearer x'], none: [], two: [good, good] }[sent];
+        const lines = fields.map((field) => `Authorization: ${field}\r\n`).join('');
+        for (const path of ['/withAuth', '/authMiddleware']) {
+          const text = await exchange(port, `GET ${path} HTTP/1.1\r\nHost: localhost\r\n${lines}${CLOSE}\r\n`);
+          const status = statusOf(text);
+          assert.equal(status === 200 ? `200 ${/(ada|nobody)\s*$/.exec(text)?.[1]}` : String(status), expected, path);
+        }
+      });
+    }
+  }
+
+  it('work on a host without rawHeaders whose writeHead returns nothing, as serverless emulations are', async (t) => {
+    const middleware = authMiddleware({ keys: await serverKeys(), publicPaths: ['/open'], requiredScopes: ['read'] });
+    const { port } = await serve(t, (req, res) => {
+      Object.defineProperty(req, 'rawHeaders', { value: undefined });
+      const { writeHead } = res;
+      res.writeHead = (...args: unknown[]): never => void Reflect.apply(writeHead, res, args) as never;
+      middleware(req, res, () => res.end(`reached ${getUser().sub}`));
+    });
+    const rows: [request: Ask, status: number][] = [
+      [{}, 401],
+      [{ headers: { authorization: 'Bearer x' } }, 401],
+      [{ headers: { host: 'evil.example' } }, 403],
+      [{ headers: { origin: 'https://evil.example' } }, 403],
+      [{ headers: await bearer({}) }, 403],
+      [{ headers: await bearer({ sub: 'ada', scope: 'read' }) }, 200],
+      [{ path: '/open' }, 200],
+      [{ path: JWKS }, 200],
+      [{ path: JWKS, method: 'HEAD' }, 200],
+      [{ path: JWKS, method: 'OPTIONS' }, 204],
+      [{ path: JWKS, method: 'PUT' }, 405],
+    ];
+    for (const [request, status] of rows)
+      assert.equal((await ask(port, request)).status, status, JSON.stringify(request));
+  });
+});
+
+describe('bearerToken', () => {
+  const head = (headers: object, rawHeaders?: string[]): IncomingMessage => untyped({ headers, rawHeaders });
+  it('gives the one token of a head, for hosts that no listener of requests sees', () => {
+    for (const [field, token] of [
+      ['Bearer abc', 'abc'],
+      ['bearer abc', 'abc'],
+      ['BEARER    abc', 'abc'],
+      ['Bearer a b', 'a b'], // judged as a token, which it is not
+      ['Bearer', ''],
+      ['Bearer\tabc', '\tabc'],
+      ['Bearer, abc', ', abc'],
+    ] as const) {
+      assert.equal(bearerToken(head({ authorization: field }, ['Authorization', field])), token, field);
+      assert.equal(bearerToken(head({ 'x-token': field }), 'X-Token'), token, field);
+    }
+  });
+  it('throws an AuthError for none and for two', () => {
+    const many = Array.from({ length: 1001 }, () => ['a', '']).flat();
+    const rows: [req: IncomingMessage, tokenHeader: string | undefined, reason: string, status: number][] = [
+      [head({}), undefined, 'no_token', 401],
+      [head({ authorization: '' }), undefined, 'no_token', 401],
+      [head({ authorization: 'Basic QTpC' }), undefined, 'no_token', 401],
+      [head({ authorization: 'Bearerx abc' }), undefined, 'no_token', 401],
+      [head({ authorization: 'Bearer abc' }), 'x-token', 'no_token', 401],
+      [head(Object.create({ authorization: 'Bearer abc' })), undefined, 'no_token', 401],
+      [untyped({}), undefined, 'no_token', 401],
+      [head({ authorization: ['Bearer a', 'Bearer b'] }), undefined, 'duplicate_token', 400],
+      [
+        head({ authorization: 'Bearer a' }, ['Authorization', 'Bearer a', 'AUTHORIZATION', 'Bearer a']),
+        undefined,
+        'duplicate_token',
+        400,
+      ],
+      [head({ authorization: 'Bearer a' }, many), undefined, 'too_many_fields', 431],
+    ];
+    for (const [req, tokenHeader, reason, status] of rows) {
+      assert.throws(
+        () => bearerToken(req, tokenHeader),
+        (error) => error instanceof AuthError && error.reason === reason && error.status === status,
+        reason,
+      );
+    }
+  });
+  it('reads the head of an upgrade', async (t) => {
+    const seen: unknown[] = [];
+    const { server, port } = await guard(t);
+    server.on('upgrade', (req, socket) => {
+      try {
+        seen.push(bearerToken(req));
+      } catch (error) {
+        seen.push(error instanceof AuthError ? error.reason : error);
+      }
+      socket.end('HTTP/1.1 403 Forbidden\r\n\r\n');
+    });
+    for (const fields of [
+      'Authorization: Bearer abc\r\n',
+      '',
+      'Authorization: Bearer abc\r\nAuthorization: Bearer abc\r\n',
+      'Authorization: Basic abc\r\n',
+    ])
+      await exchange(
+        port,
+        `GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n${fields}\r\n`,
+      );
+    assert.deepEqual(seen, ['abc', 'no_token', 'duplicate_token', 'no_token']);
   });
 });

@@ -852,7 +852,102 @@ describe('the options', () => {
   });
 });
 
+describe('typ, where an issuer’s option asks for one', () => {
+  const asking = (typ: string): JWETokenVerifier =>
+    trusting([{ issuer: ISSUER, jwks: { keys: [es256.publicJwk] }, typ }]);
+  const said = (typ: unknown): string => nest(jws(es256, { typ }));
+  const ACCEPTED: [asked: string, typs: string[]][] = [
+    ['at+jwt', ['at+jwt', 'AT+JWT', 'At+Jwt', 'application/at+jwt', 'APPLICATION/AT+JWT', 'Application/at+JWT']],
+    ['application/at+jwt', ['at+jwt', 'application/at+jwt', 'AT+jwt']],
+    ['AT+JWT', ['at+jwt', 'application/at+jwt']],
+    ['JWT', ['JWT', 'jwt', 'application/jwt']],
+  ];
+  for (const [asked, typs] of ACCEPTED) {
+    it(`is ${asked} in any case, with application/ or without`, async () => {
+      for (const typ of typs) assert.equal((await asking(asked).verifyToken(said(typ))).sub, 'ada', typ);
+    });
+  }
+  const REFUSED: [name: string, typ: unknown][] = [
+    ['none at all', undefined],
+    ['JWT, as an ID token says', 'JWT'],
+    ['a logout token', 'logout+jwt'],
+    ['a security event', 'secevent+jwt'],
+    ['a DPoP proof', 'dpop+jwt'],
+    ['an empty one', ''],
+    ['one with a space', 'at+jwt '],
+    ['one with a parameter', 'at+jwt; charset=utf-8'],
+    ['one that begins so', 'at+jwt2'],
+    ['one that ends so', 'xat+jwt'],
+    ['application/ twice', 'application/application/at+jwt'],
+    ['another type', 'text/at+jwt'],
+  ];
+  for (const [name, typ] of REFUSED) {
+    it(`refuses ${name}`, () => refused(asking('at+jwt').verifyToken(said(typ)), 'typ'));
+  }
+  it('refuses what is no text as a signature is refused', async () => {
+    for (const typ of [null, 1, ['at+jwt'], { 0: 'at+jwt' }])
+      await refused(asking('at+jwt').verifyToken(said(typ)), 'signature');
+  });
+  it('is looked at after the signature, and of the inner token alone', async () => {
+    const attacker = signingPair('ES256', 'ES256');
+    await refused(asking('at+jwt').verifyToken(nest(jws(attacker, { typ: 'JWT' }))), 'signature');
+    await refused(asking('at+jwt').verifyToken(nest(jws(es256), { cty: 'JWT', typ: 'at+jwt' })), 'typ');
+    const inner = jws(es256, { typ: 'at+jwt' });
+    assert.equal((await asking('at+jwt').verifyToken(nest(inner, { cty: 'JWT', typ: 'JWT' }))).sub, 'ada');
+  });
+  it('is each issuer’s own', async () => {
+    const OTHER = 'https://other.example';
+    const owner = trusting([
+      { issuer: ISSUER, jwks: { keys: [es256.publicJwk] }, typ: 'at+jwt' },
+      { issuer: OTHER, jwks: { keys: [es256.publicJwk] } },
+    ]);
+    const by = (iss: string, typ: string | undefined): Promise<unknown> =>
+      owner.verifyToken(nest(jws(es256, { typ }, { ...CLAIMS, iss })));
+    await refused(by(ISSUER, undefined), 'typ');
+    await by(ISSUER, 'at+jwt');
+    for (const typ of [undefined, 'JWT', 'at+jwt']) await by(OTHER, typ);
+  });
+  it('refuses a token of encryptToken, which says JWT', async () => {
+    const token = await encryptToken({ sub: 'ada' }, recipient, {
+      sign: { key: es256.privateJwk, issuer: ISSUER, audience: AUDIENCE },
+    });
+    await refused(asking('at+jwt').verifyToken(token), 'typ');
+    assert.equal((await asking('jwt').verifyToken(token)).sub, 'ada');
+  });
+});
+
+describe('the header copies of a signed token', () => {
+  it('must be true to the claims that the issuer signed', async () => {
+    for (const copies of [{ iss: ISSUER }, { sub: 'ada' }, { aud: AUDIENCE }])
+      assert.equal((await strict.verifyToken(nest(jws(es256), { cty: 'JWT', ...copies }))).sub, 'ada');
+    for (const copies of [{ iss: 'x' }, { sub: 'eve' }, { aud: [AUDIENCE] }, { aud: 'x' }, { sub: null }])
+      await refused(strict.verifyToken(nest(jws(es256), { cty: 'JWT', ...copies })), 'claims', JSON.stringify(copies));
+  });
+});
+
 describe('encryptToken with sign', () => {
+  const unsaidAlg = ({ alg: _alg, ...jwk }: PrivateSigningJwk): PrivateSigningJwk => jwk;
+  const NAMES: [key: PrivateSigningJwk, alg: string][] = [
+    [{ ...eddsa.privateJwk, alg: 'Ed25519' }, 'Ed25519'],
+    [{ ...eddsa.privateJwk, alg: 'EdDSA' }, 'EdDSA'],
+    [unsaidAlg(eddsa.privateJwk), 'EdDSA'],
+    [rs256.privateJwk, 'RS256'],
+    [unsaidAlg(rs256.privateJwk), 'RS256'],
+    [ps256.privateJwk, 'PS256'],
+    [es256.privateJwk, 'ES256'],
+    [unsaidAlg(es256.privateJwk), 'ES256'],
+  ];
+  for (const [key, alg] of NAMES) {
+    it(`says the algorithm as its key does: ${key.kty} ${key.alg ?? 'without alg'} says ${alg}`, async () => {
+      const token = await encryptToken({}, recipient, { sign: { key, issuer: ISSUER, audience: AUDIENCE } });
+      const { plaintext } = await joseDecrypt(token, await importJWK(keys.keys[0] ?? {}, 'RSA-OAEP-256'));
+      const [head = ''] = Buffer.from(plaintext).toString().split('.');
+      const header = JSON.parse(Buffer.from(head, 'base64url').toString());
+      assert.deepEqual(header, { alg, kid: key.kid, typ: 'JWT' });
+      const publicKey = await importJWK({ ...key, d: undefined, alg }, alg);
+      await compactVerify(plaintext, publicKey);
+    });
+  }
   const mint = (key: unknown, claims: object = {}): Promise<string> =>
     encryptToken(claims, recipient, { sign: { key: untyped(key), issuer: ISSUER, audience: AUDIENCE } });
   for (const [name, options] of Object.entries<unknown>({

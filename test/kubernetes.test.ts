@@ -538,7 +538,7 @@ describe('the example server in its pod', () => {
   const [item] = volume?.secret?.items ?? [];
   const [, live, ready] = probes(server.container).map((probe) => probe?.path ?? '');
 
-  /** Writes a Secret volume as the kubelet does: file → ..data → a folder with a time in its name, swapped by a rename. */
+  /** Writes a Secret volume as the kubelet does: the file leads through ..data, which a rename swaps. */
   function writeVolume(folder: string, version: string, text: string): string {
     const name = item?.path ?? '';
     mkdirSync(join(folder, version));

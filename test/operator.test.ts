@@ -1,5 +1,5 @@
-// The README's section on Kubernetes and the job that rotates: each block is run as written, by the real kubectl and the built
-// command, against a stand-in for the API server that records what it is sent.
+// The README's section on Kubernetes and the job that rotates: each block is run as written, by the real kubectl and
+// the built command, against a stand-in for the API server that records what it is sent.
 import assert from 'node:assert/strict';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

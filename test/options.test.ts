@@ -7,6 +7,8 @@ import { before, describe, it } from 'node:test';
 import {
   authMiddleware,
   type AuthOptions,
+  encryptToken,
+  generateKeyPair,
   JWETokenVerifier,
   KeyError,
   type JwkSet,
@@ -375,6 +377,56 @@ describe('options of a trusted issuer', () => {
       /"trustedIssuers".*twice/,
       'an issuer twice',
     );
+  });
+});
+
+describe('options of producers', () => {
+  const refusesAsync = (made: () => Promise<unknown>, name: string, what: string): Promise<void> =>
+    assert.rejects(made, (error) => {
+      assert.ok(error instanceof KeyError, `${what}: ${String(error)}`);
+      assert.equal(error.code, 'option', what);
+      assert.ok(error.message.includes(`"${name}"`), `${what}: ${error.message}`);
+      return true;
+    });
+  const NAMES = ['ttl', 'bits', 'signing', 'expires', 'expiresin', 'Sign', 'alg ', 'constructor', '__proto__', ''];
+  const withOption = (name: string, value: unknown): object => Object.fromEntries([[name, value]]);
+
+  it('of encryptToken are known ones: a typo must not give an unsigned or a longer-lived token', async () => {
+    const { publicJwk } = await keyPair();
+    const mint = (options: unknown): Promise<string> =>
+      Reflect.apply(encryptToken, undefined, [{}, publicJwk, options]);
+    for (const name of [...NAMES, 'signed', 'key', 'issuer', 'audience', 'exp', 'alg', 'kid'])
+      await refusesAsync(() => mint(withOption(name, 60)), name, name);
+    await refusesAsync(() => mint({ expiresIn: 60, ttl: undefined }), 'ttl', 'undefined');
+    for (const options of [null, 60, '1h', [], true])
+      await assert.rejects(mint(options), { name: 'KeyError', code: 'option' }, JSON.stringify(options));
+    for (const expiresIn of [0, -1, '60', Number.NaN, Infinity, true, {}])
+      await assert.rejects(mint({ expiresIn }), { name: 'TypeError', message: /expiresIn/ }, String(expiresIn));
+    for (const options of [
+      undefined,
+      {},
+      { expiresIn: undefined },
+      { expiresIn: null },
+      { expiresIn: 0.5 },
+      { sign: undefined },
+    ])
+      assert.match(await mint(options), /^[\w-]+(\.[\w-]+){4}$/);
+  });
+
+  it('of generateKeyPair are known ones, of known values', async () => {
+    const generate = (options: unknown): Promise<unknown> => Reflect.apply(generateKeyPair, undefined, [options]);
+    for (const name of [...NAMES, 'modulus', 'length', 'kid', 'use', 'publicExponent'])
+      await refusesAsync(() => generate(withOption(name, 2048)), name, name);
+    for (const modulusLength of [1024, 2047, 8192, '2048', Number.NaN, null, 2048.5])
+      await assert.rejects(generate({ modulusLength }), { name: 'KeyError', code: 'option', message: /modulusLength/ });
+    for (const alg of ['RSA1_5', 'RS256', '', null, 1, 'rsa-oaep'])
+      await assert.rejects(generate({ modulusLength: 2048, alg }), {
+        name: 'KeyError',
+        code: 'option',
+        message: /alg/,
+      });
+    for (const options of [null, 2048, '4096', []])
+      await assert.rejects(generate(options), { name: 'KeyError', code: 'option' });
   });
 });
 

@@ -1,5 +1,5 @@
-// Rotations of two real servers under load, which see the new key file at different times and in every way in which files
-// change: no request is lost, and no token that was good when it was minted is refused.
+// Rotations of two real servers under load, which see the new key file at different times and in every way in which
+// files change: no request is lost, and no token that was good when it was minted is refused.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { constants, createCipheriv, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto';
@@ -155,7 +155,7 @@ test('seven rotations in seven ways lose no request', { skip: without('setpriv')
   const { 200: good = 0, ...others } = running.counts;
   const kinds = Object.keys(others).filter((name) => !name.startsWith('key '));
   t.diagnostic(
-    `${good} requests answered 200, and ${kinds.map((kind) => `${others[kind]} answered ${kind}`).join() || 'no other'}`,
+    `${good} requests answered 200; others: ${kinds.map((kind) => `${others[kind]} ${kind}`).join() || 'none'}`,
   );
   t.diagnostic(`tokens were minted with ${Object.keys(others).length - kinds.length} keys`);
   assert.deepEqual(kinds, [], JSON.stringify(others));

@@ -1,7 +1,14 @@
 // An MCP session is used by whoever opened it: on the real SDKs, and by a handler that answers whatever the test wants.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { Agent, type RequestListener } from 'node:http';
+import { once } from 'node:events';
+import type { RequestListener } from 'node:http';
+import {
+  connect as connectHttp2,
+  createServer as serveHttp2,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+} from 'node:http2';
 import { describe, it } from 'node:test';
 import { NodeStreamableHTTPServerTransport } from '@modelcontextprotocol/node';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
@@ -9,9 +16,19 @@ import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/
 import { McpServer as McpServerV1 } from '@modelcontextprotocol/sdk/server/mcp.js';
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js';
 import { McpServer as McpServerV2 } from '@modelcontextprotocol/server';
-import { type AuthOptions, compactEncrypt, getUser, JWETokenVerifier, withAuthFetch } from 'mcp-auth-middleware';
+import {
+  authMiddleware,
+  type AuthOptions,
+  compactEncrypt,
+  getUser,
+  JWETokenVerifier,
+  withAuth,
+  withAuthFetch,
+} from 'mcp-auth-middleware';
+import { used } from './support/memory.js';
 import { keyPair, serve } from './support/support.js';
-import { type Answer, ask, bearer, guard, serverKeys } from './support/wire.js';
+import { untyped } from './support/tokens.js';
+import { type Answer, ask, bearer, exchange, guard, mint, serverKeys } from './support/wire.js';
 
 const NOT_FOUND = '{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}';
 
@@ -79,6 +96,13 @@ const MCP = { 'content-type': 'application/json', accept: 'application/json, tex
 const call = (id: number): string =>
   JSON.stringify({ jsonrpc: '2.0', id, method: 'tools/call', params: { name: 'whoami', arguments: {} } });
 
+const initialize = JSON.stringify({
+  jsonrpc: '2.0',
+  id: 1,
+  method: 'initialize',
+  params: { protocolVersion: '2025-06-18', capabilities: {}, clientInfo: { name: 'test', version: '1.0.0' } },
+});
+
 describe('a session of a real MCP server', () => {
   for (const [sdk, make] of Object.entries(sdks)) {
     for (const enableJsonResponse of [true, false]) {
@@ -120,9 +144,33 @@ describe('a session of a real MCP server', () => {
         assert.equal(sessions.size, 1);
         await transport.terminateSession();
         assert.equal(sessions.size, 0);
-        assert.notEqual((await use(bob)).body, NOT_FOUND, 'what is deleted is bound to nobody: the handler answers');
+        assert.equal((await use(bob)).body, NOT_FOUND, 'what is deleted stays whose it was');
       });
     }
+
+    it(`that is opened with a stale id belongs to whoever opened it, and the stale one too, ${sdk}`, async (t) => {
+      const { handler, sessions } = stateful(make, true);
+      const { port } = await guard(t, {}, handler);
+      t.after(() => Promise.all([...sessions.values()].map((transport) => transport.close())));
+      const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+      const opened = await ask(port, {
+        method: 'POST',
+        headers: { ...MCP, ...ada, 'mcp-session-id': 'of-before-the-restart' },
+        body: initialize,
+      });
+      assert.equal(opened.status, 200);
+      const fresh = String(opened.headers['mcp-session-id']);
+      assert.ok(sessions.has(fresh));
+      const use = async (who: object, id: string): Promise<[number, string]> => {
+        const headers = { ...MCP, ...who, 'mcp-session-id': id, 'mcp-protocol-version': '2025-06-18' };
+        const { status, body } = await ask(port, { method: 'POST', headers, body: call(3) });
+        return [status, body];
+      };
+      for (const id of [fresh, 'of-before-the-restart']) assert.deepEqual(await use(bob, id), [404, NOT_FOUND]);
+      const [status, body] = await use(ada, fresh);
+      assert.equal(status, 200);
+      assert.match(body, /Hello, ada!/);
+    });
 
     it(`not found is said as the server itself says it, ${sdk}`, async (t) => {
       // One transport for everyone: it says itself when a session is not its own.
@@ -134,12 +182,6 @@ describe('a session of a real MCP server', () => {
       });
       assert(transport);
       const { port } = await serve(t, (req, res) => void transport.handleRequest(req, res));
-      const initialize = JSON.stringify({
-        jsonrpc: '2.0',
-        id: 1,
-        method: 'initialize',
-        params: { protocolVersion: '2025-06-18', capabilities: {}, clientInfo: { name: 'test', version: '1.0.0' } },
-      });
       const opened = await ask(port, { method: 'POST', headers: MCP, body: initialize });
       assert.equal(opened.status, 200);
       const { status, headers, body } = await ask(port, {
@@ -204,6 +246,53 @@ const ways: Record<string, (res: Parameters<RequestListener>[1], status: number,
   'writeHead with a flat array whose value is the name': (res, status, id) => {
     res.writeHead(status, ['x-y', 'mcp-session-id', 'mcp-session-id', id]).end();
   },
+  'writeHead with an array of pairs': (res, status, id) => {
+    res
+      .writeHead(
+        status,
+        untyped([
+          ['x-y', 'z'],
+          ['Mcp-Session-Id', id],
+        ]),
+      )
+      .end();
+  },
+  'writeHead with a message and an array of pairs': (res, status, id) => {
+    res.writeHead(status, 'Message', untyped([['mcp-session-id', id]])).end();
+  },
+  'writeHead with no message and an object': (res, status, id) => {
+    res.writeHead(status, untyped(undefined), { 'Mcp-Session-Id': id }).end();
+  },
+  'writeHead with an object whose value is a list': (res, status, id) => {
+    res.writeHead(status, { 'mcp-session-id': [id] }).end();
+  },
+  'setHeader in capitals, then end with a body': (res, status, id) => {
+    res.statusCode = status;
+    res.setHeader('MCP-SESSION-ID', id).end(status === 204 || status === 304 ? undefined : 'x');
+  },
+  'setHeader with a list': (res, status, id) => {
+    res.statusCode = status;
+    res.setHeader('mcp-session-id', [id]).end();
+  },
+  'a wrapper of writeHead with three parameters': (res, status, id) => {
+    const writeHead = res.writeHead.bind(res);
+    res.writeHead = untyped((code: number, message: string | undefined, headers: object | undefined) =>
+      writeHead(code, untyped(message), untyped({ ...headers, 'mcp-session-id': id })),
+    );
+    res.writeHead(status).end();
+  },
+  'a wrapper of writeHead that sets the field': (res, status, id) => {
+    const writeHead = res.writeHead;
+    res.writeHead = untyped((...args: Parameters<typeof writeHead>) => {
+      res.setHeader('mcp-session-id', id);
+      return Reflect.apply(writeHead, res, args);
+    });
+    res.statusCode = status;
+    res.end();
+  },
+  'some time later': (res, status, id) => {
+    setTimeout(() => res.writeHead(status, { 'mcp-session-id': id }).end(), 10);
+  },
 };
 const chosen: RequestListener = (req, res) => {
   const { 'x-open': id, 'x-status': status = '200', 'x-way': way = 'setHeader' } = req.headers;
@@ -211,52 +300,123 @@ const chosen: RequestListener = (req, res) => {
   else ways[String(way)]?.(res, Number(status), String(id));
 };
 
+const asId = (text: string): string => text.replaceAll(/[^a-z]+/gi, '-');
+
 describe('opening', () => {
-  it('is a 2xx answer with an Mcp-Session-Id, whichever way it is set', async (t) => {
+  it('is an answer with an Mcp-Session-Id, whichever way it is set', async (t) => {
     const { port } = await guard(t, {}, chosen);
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
     for (const way of Object.keys(ways)) {
-      const opened = await ask(port, { headers: { ...ada, 'x-open': way, 'x-way': way } });
-      assert.deepEqual([opened.status, opened.headers['mcp-session-id']], [200, way]);
-      const statuses = [ada, bob].map(
-        async (who) => (await ask(port, { headers: { ...who, 'mcp-session-id': way } })).status,
-      );
-      assert.deepEqual(await Promise.all(statuses), [200, 404], way);
+      const id = asId(way);
+      const opened = await ask(port, { headers: { ...ada, 'x-open': id, 'x-way': way } });
+      assert.deepEqual([opened.status, opened.headers['mcp-session-id']], [200, id], way);
+      // Bob asks first: had the answer not been seen, the session were his.
+      const statuses: number[] = [];
+      for (const who of [bob, ada])
+        statuses.push((await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status);
+      assert.deepEqual(statuses, [404, 200], way);
     }
   });
 
-  it('is no other answer', async (t) => {
-    const { port } = await guard(t, {}, chosen);
-    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    for (const [status, bound] of [
-      [200, true],
-      [201, true],
-      [202, true],
-      [204, true],
-      [299, true],
-      [300, false],
-      [304, false],
-      [400, false],
-      [401, false],
-      [404, false],
-      [500, false],
-    ] as const) {
-      const id = `with ${status}`;
-      await ask(port, { method: 'POST', headers: { ...ada, 'x-open': id, 'x-status': String(status) } });
-      assert.equal((await ask(port, { headers: { ...bob, 'mcp-session-id': id } })).status, bound ? 404 : 200, id);
-    }
-  });
+  for (const method of ['GET', 'POST', 'DELETE', 'OPTIONS', 'PUT']) {
+    it(`is an answer of any status, to ${method} with any id or none`, async (t) => {
+      const { port } = await guard(t, {}, chosen);
+      const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+      for (const status of [200, 201, 202, 204, 299, 300, 304, 400, 401, 403, 404, 409, 500, 503]) {
+        for (const before of [undefined, 'stale']) {
+          const id = `${method}-with-${status}-${before}`;
+          const headers = {
+            ...ada,
+            'x-open': id,
+            'x-status': String(status),
+            ...(before && { 'mcp-session-id': before }),
+          };
+          assert.equal((await ask(port, { method, headers })).status, status);
+          assert.equal((await ask(port, { headers: { ...bob, 'mcp-session-id': id } })).status, 404, id);
+          assert.equal((await ask(port, { headers: { ...ada, 'mcp-session-id': id } })).status, 200, id);
+        }
+      }
+      assert.equal((await ask(port, { headers: { ...bob, 'mcp-session-id': 'stale' } })).status, 404);
+    });
+  }
 
-  it('is no answer to a request that had a session, and re-binds none', async (t) => {
+  it('never binds again what is bound', async (t) => {
     const { port } = await guard(t, {}, chosen);
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
     const status = async (who: object, id: string): Promise<number> =>
       (await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status;
     await ask(port, { headers: { ...ada, 'x-open': 'hers' } });
     await ask(port, { headers: { ...bob, 'x-open': 'hers' } }); // a handler that hands out one id twice
-    assert.deepEqual([await status(ada, 'hers'), await status(bob, 'hers')], [200, 404]);
-    await ask(port, { headers: { ...bob, 'mcp-session-id': 'unknown', 'x-open': 'other' } });
-    assert.deepEqual([await status(ada, 'unknown'), await status(ada, 'other')], [200, 200]);
+    assert.deepEqual([await status(bob, 'hers'), await status(ada, 'hers')], [404, 200]);
+    assert.equal(await status(bob, 'used'), 200);
+    await ask(port, { headers: { ...ada, 'x-open': 'used' } });
+    assert.deepEqual([await status(ada, 'used'), await status(bob, 'used')], [404, 200]);
+  });
+
+  it('is seen through HTTP/2', async (t) => {
+    const server = serveHttp2(
+      withAuth(
+        (req: Http2ServerRequest, res: Http2ServerResponse) => {
+          const { 'x-open': id, 'x-way': way } = req.headers;
+          if (id && way === 'setHeader') res.setHeader('Mcp-Session-Id', id);
+          if (id && way === 'writeHead') res.writeHead(404, { 'mcp-session-id': id });
+          res.end();
+        },
+        { keys: await serverKeys() },
+      ),
+    ).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const session = connectHttp2(`http://127.0.0.1:${Object(server.address()).port}`);
+    t.after(() => {
+      session.destroy();
+      server.close();
+    });
+    const status = async (headers: Record<string, string>): Promise<number> => {
+      const stream = session.request({ ':path': '/mcp', ...headers });
+      stream.resume().end();
+      const [answer] = await once(stream, 'response');
+      return Object(answer)[':status'];
+    };
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    for (const [way, opened] of [
+      ['setHeader', 200],
+      ['writeHead', 404],
+    ] as const) {
+      assert.equal(await status({ ...ada, 'x-open': way, 'x-way': way }), opened);
+      assert.deepEqual(
+        [await status({ ...bob, 'mcp-session-id': way }), await status({ ...ada, 'mcp-session-id': way })],
+        [404, 200],
+      );
+    }
+  });
+
+  it('is a Response of any status, and through authMiddleware', async (t) => {
+    const verifier = new JWETokenVerifier({ keys: await serverKeys() });
+    const handler = withAuthFetch(
+      (request) => {
+        const { 'x-open': id, 'x-status': status } = Object.fromEntries(request.headers);
+        return new Response(null, { status: Number(status ?? 200), headers: id ? { 'Mcp-Session-Id': id } : {} });
+      },
+      { verifier },
+    );
+    const middleware = authMiddleware({ verifier });
+    const { port } = await serve(t, (req, res) => middleware(req, res, () => void chosen(req, res)));
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    const viaFetch = async (headers: Record<string, string>): Promise<number> =>
+      (await handler(new Request('http://a/mcp', { headers }))).status;
+    const viaNode = async (headers: Record<string, string>): Promise<number> => (await ask(port, { headers })).status;
+    for (const status of [200, 204, 304, 404, 500]) {
+      for (const [name, open] of Object.entries({ viaFetch, viaNode })) {
+        const id = `${name}-${status}`;
+        assert.equal(await open({ ...ada, 'x-open': id, 'x-status': String(status) }), status);
+        for (const use of [viaFetch, viaNode]) {
+          assert.deepEqual(
+            [await use({ ...bob, 'mcp-session-id': id }), await use({ ...ada, 'mcp-session-id': id })],
+            [404, 200],
+          );
+        }
+      }
+    }
   });
 
   it('is none on a public path', async (t) => {
@@ -286,21 +446,119 @@ describe('opening', () => {
   });
 });
 
-describe('a session is released', () => {
-  it('by a 2xx DELETE of its owner alone', async (t) => {
+describe('first use', () => {
+  const use = async (port: number, who: object, id: string): Promise<number> =>
+    (await ask(port, { headers: { ...who, 'mcp-session-id': id } })).status;
+
+  it('binds a session that no answer named, as after a restart: the first user wins', async (t) => {
+    const keys = await serverKeys();
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    const before = await guard(t, { keys }, chosen);
+    for (const id of ['one', 'two']) await ask(before.port, { headers: { ...ada, 'x-open': id } });
+    const { port } = await guard(t, { keys }, chosen);
+    assert.deepEqual([await use(port, ada, 'one'), await use(port, bob, 'one')], [200, 404]);
+    assert.deepEqual([await use(port, bob, 'two'), await use(port, ada, 'two')], [200, 404]);
+  });
+
+  it('binds where a wrapper in front hides the answer', async (t) => {
+    const guarded = withAuth(
+      (_req, res) => {
+        res.end();
+      },
+      { keys: await serverKeys() },
+    );
+    const { port } = await serve(t, (req, res) => {
+      const { writeHead } = res;
+      res.writeHead = untyped((...args: Parameters<typeof writeHead>) => {
+        res.setHeader('mcp-session-id', 'late');
+        return Reflect.apply(writeHead, res, args);
+      });
+      guarded(req, res);
+    });
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], 'late');
+    assert.deepEqual([await use(port, ada, 'late'), await use(port, bob, 'late')], [200, 404]);
+  });
+
+  it('binds nothing for a request that is refused, whatever refuses it', async (t) => {
+    const options: AuthOptions = {
+      audience: 'here',
+      requiredClaims: ['email'],
+      requiredScopes: ['read'],
+      publicPaths: ['/open'],
+      isRevoked: ({ user }) => user['revoked'] === true,
+    };
+    const { port } = await guard(t, options, chosen);
+    const good = { sub: 'eve', aud: 'here', email: 'e', scope: 'read' };
+    const token = await mint(good);
+    const refusals: [what: string, status: number, headers: object, path?: string][] = [
+      ['no token', 401, {}],
+      ['a malformed token', 401, { authorization: 'Bearer x' }],
+      ['a forged token', 401, { authorization: `Bearer ${token.slice(0, -22)}${'A'.repeat(22)}` }],
+      ['an expired token', 401, await bearer({ ...good, iat: 1, exp: 2 })],
+      ['another audience', 401, await bearer({ ...good, aud: 'there' })],
+      ['a revoked token', 401, await bearer({ ...good, revoked: true })],
+      ['a missing claim', 403, await bearer({ ...good, email: undefined })],
+      ['a missing scope', 403, await bearer({ ...good, scope: 'write' })],
+      ['a foreign Origin', 403, { ...(await bearer(good)), origin: 'https://evil.example' }],
+      ['two tokens', 400, { authorization: [`Bearer ${token}`, `Bearer ${token}`] }],
+      ['a public path', 200, await bearer(good), '/open'],
+    ];
+    const ada = await bearer({ ...good, sub: 'ada' });
+    for (const [index, [what, status, headers, path = '/mcp']] of refusals.entries()) {
+      const id = `session-${index}`;
+      for (let twice = 0; twice < 2; twice += 1)
+        assert.equal((await ask(port, { path, headers: { ...headers, 'mcp-session-id': id } })).status, status, what);
+      assert.equal(await use(port, ada, id), 200, `bound by ${what}`);
+      assert.equal(await use(port, await bearer(good), id), 404);
+    }
+  });
+
+  it('is of an id as the handler reads it: one value of visible ASCII characters', async (t) => {
+    const { port } = await guard(t, { anonymous: true }, (req, res) => {
+      res.end(JSON.stringify(req.headers['mcp-session-id']));
+    });
+    const raw = async (lines: string): Promise<string> => {
+      const answer = await exchange(port, `GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n${lines}\r\n`);
+      return `${answer.slice(9, 12)} ${answer.slice(answer.indexOf('\r\n\r\n') + 4)}`;
+    };
+    const refused = '400 {"error":"invalid_request","error_description":';
+    const format = `${refused}"Mcp-Session-Id must be one value of visible ASCII characters"}`;
+    const twice = `${refused}"Host, Origin or Mcp-Session-Id was sent more than once"}`;
+    const rows: [lines: string, expected: string][] = [
+      ['Mcp-Session-Id: a\xa0\r\n', format],
+      ['Mcp-Session-Id: \xa0a\r\n', format],
+      ['Mcp-Session-Id: a b\r\n', format],
+      ['Mcp-Session-Id: a\tb\r\n', format],
+      ['Mcp-Session-Id: \xe9\r\n', format],
+      ['Mcp-Session-Id: \xff\r\n', format],
+      ['Mcp-Session-Id: a, b\r\n', format],
+      ['Mcp-Session-Id: a\r\nMcp-Session-Id: b\r\n', twice],
+      ['Mcp-Session-Id: a\r\nmcp-session-id: a\r\n', twice],
+      ['Mcp-Session-Id:\r\nMCP-SESSION-ID: a\r\n', twice],
+      ['Mcp-Session-Id: a,b\r\n', '200 "a,b"'],
+      ['Mcp-Session-Id:   !#$%&~  \r\n', '200 "!#$%&~"'],
+      ['Mcp-Session-Id:\r\n', '200 ""'],
+    ];
+    for (const [lines, expected] of rows) assert.equal(await raw(lines), expected, JSON.stringify(lines));
+    const loose = await guard(t, { anonymous: true, bindSessions: false }, chosen);
+    assert.equal((await ask(loose.port, { headers: { 'mcp-session-id': 'a b' } })).status, 400, 'bound or not');
+  });
+});
+
+describe('a session is not released', () => {
+  it('by a DELETE, whoever sends it and whatever the answer is', async (t) => {
     const { port } = await guard(t, {}, chosen);
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
     const use = async (who: object, more = {}, method = 'GET'): Promise<number> =>
       (await ask(port, { method, headers: { ...who, 'mcp-session-id': 'id', ...more } })).status;
     await ask(port, { headers: { ...ada, 'x-open': 'id' } });
     assert.equal(await use(bob, {}, 'DELETE'), 404);
-    assert.equal(await use(ada, { 'x-status': '405' }, 'DELETE'), 405);
-    assert.equal(await use(ada, {}, 'POST'), 200);
-    assert.equal(await use(bob), 404, 'nothing has released it so far');
-    assert.equal(await use(ada, { 'x-status': '204' }, 'DELETE'), 204);
-    assert.equal(await use(bob), 200);
+    for (const status of [200, 202, 204, 404, 405])
+      assert.equal(await use(ada, { 'x-status': String(status) }, 'DELETE'), status);
+    assert.deepEqual([await use(bob), await use(ada)], [404, 200]);
     await ask(port, { headers: { ...bob, 'x-open': 'id' } });
-    assert.deepEqual([await use(bob), await use(ada)], [200, 404], 'and may be opened anew');
+    assert.deepEqual([await use(bob), await use(ada)], [404, 200]);
   });
 });
 
@@ -340,9 +598,9 @@ describe('the principal', () => {
       [different, 404],
     ] as const) {
       for (const [name, opener, user] of rows) {
-        await ask(port, { headers: { ...(await bearer(opener)), 'x-open': name } });
+        await ask(port, { headers: { ...(await bearer(opener)), 'x-open': asId(name) } });
         assert.equal(
-          (await ask(port, { headers: { ...(await bearer(user)), 'mcp-session-id': name } })).status,
+          (await ask(port, { headers: { ...(await bearer(user)), 'mcp-session-id': asId(name) } })).status,
           status,
           name,
         );
@@ -377,15 +635,37 @@ describe('the principal', () => {
     }
   });
 
-  it('with claimsMember has its sub in there, and its issuer outside', async (t) => {
-    const { port } = await guard(t, { claimsMember: 'data' }, chosen);
-    await ask(port, { headers: { ...(await bearer({ iss: 'i', data: { sub: 'ada', iss: 'x' } })), 'x-open': 'id' } });
-    const use = async (claims: object): Promise<number> =>
-      (await ask(port, { headers: { ...(await bearer(claims)), 'mcp-session-id': 'id' } })).status;
-    assert.equal(await use({ iss: 'i', sub: 'outside', data: { sub: 'ada', iss: 'y' } }), 200);
-    assert.equal(await use({ iss: 'j', data: { sub: 'ada', iss: 'x' } }), 404);
-    assert.equal(await use({ iss: 'i', sub: 'ada', data: { sub: 'bob' } }), 404);
-  });
+  const members: [what: string, opener: object, user: object, status: number][] = [
+    ['the same user', { iss: 'i', data: { sub: 'ada' } }, { iss: 'i', data: { sub: 'ada', role: 'x' } }, 200],
+    ['the same of both subs', { sub: 'o', data: { sub: 'ada' } }, { sub: 'o', data: { sub: 'ada', iss: 'y' } }, 200],
+    ['another sub inside', { iss: 'i', data: { sub: 'ada' } }, { iss: 'i', data: { sub: 'bob' } }, 404],
+    ['another sub outside', { sub: 'o', data: { sub: 'ada' } }, { sub: 'p', data: { sub: 'ada' } }, 404],
+    ['a sub outside', { data: { sub: 'ada' } }, { sub: 'ada', data: { sub: 'ada' } }, 404],
+    ['the subs swapped', { sub: 'a', data: { sub: 'b' } }, { sub: 'b', data: { sub: 'a' } }, 404],
+    ['a sub inside for one outside', { sub: 'ada', data: {} }, { data: { sub: 'ada' } }, 404],
+    ['another issuer outside', { iss: 'i', data: { sub: 'ada' } }, { iss: 'j', data: { sub: 'ada' } }, 404],
+    [
+      'another sub outside, equal members',
+      { sub: 'ada', data: { role: 'v' } },
+      { sub: 'eve', data: { role: 'v' } },
+      404,
+    ],
+    [
+      'an equal sub outside, other members',
+      { sub: 'ada', data: { role: 'v' } },
+      { sub: 'ada', data: { role: 'w' } },
+      200,
+    ],
+    ['no sub, equal members', { data: { role: 'v' } }, { data: { role: 'v' } }, 200],
+    ['no sub, other members', { data: { role: 'v' } }, { data: { role: 'w' } }, 404],
+  ];
+  for (const [what, opener, user, status] of members) {
+    it(`with claimsMember is (iss, outer sub, sub): ${what}`, async (t) => {
+      const { port } = await guard(t, { claimsMember: 'data' }, chosen);
+      await ask(port, { headers: { ...(await bearer(opener)), 'x-open': 'id' } });
+      assert.equal((await ask(port, { headers: { ...(await bearer(user)), 'mcp-session-id': 'id' } })).status, status);
+    });
+  }
 });
 
 describe('the bounds', () => {
@@ -409,17 +689,31 @@ describe('the bounds', () => {
     };
   }
 
-  it('are 100 sessions of a principal: the one not used for longest is forgotten, and passes', async () => {
+  it('are 100 sessions of a principal: the one not used for longest is forgotten, and the next user has it', async () => {
     const { open, use } = await server();
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    await open(bob, 'of bob');
+    await open(bob, 'of-bob');
     for (let index = 0; index < 100; index += 1) await open(ada, String(index));
     assert.equal(await use(bob, '0'), 404);
     assert.equal(await use(ada, '0'), 204, 'used, and so the youngest');
     await open(ada, '100');
-    assert.equal(await use(bob, '1'), 204, 'forgotten');
     assert.deepEqual(await Promise.all(['0', '2', '99', '100'].map((id) => use(bob, id))), [404, 404, 404, 404]);
-    assert.equal(await use(ada, 'of bob'), 404, 'a principal with many costs no other one its own');
+    assert.equal(await use(ada, 'of-bob'), 404, 'a principal with many costs no other one its own');
+    assert.deepEqual([await use(bob, '1'), await use(ada, '1')], [204, 404], 'forgotten');
+  });
+
+  it('are 100 sessions of a principal by first use as well', async () => {
+    const { use } = await server({ anonymous: true });
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    assert.equal(await use(bob, 'of-bob'), 204);
+    for (const who of [ada, {}])
+      for (let index = 0; index < 300; index += 1)
+        assert.equal(await use(who, `${Object.keys(who).length}-${index}`), 204);
+    assert.equal(await use(ada, 'of-bob'), 404);
+    for (const name of ['0', '1']) {
+      assert.deepEqual(await Promise.all([200, 299].map((index) => use(bob, `${name}-${index}`))), [404, 404]);
+      assert.deepEqual(await Promise.all([0, 199].map((index) => use(bob, `${name}-${index}`))), [204, 204]);
+    }
   });
 
   it('are 10,000 sessions in all', async () => {
@@ -429,26 +723,37 @@ describe('the bounds', () => {
     const last = others.at(-1);
     assert(first && last);
     for (const [at, user] of users.slice(0, 100).entries())
-      for (let index = 0; index < 100; index += 1) await open(user, `${at} ${index}`);
-    assert.equal(await use(last, '0 0'), 404);
-    await use(first, '0 0');
-    await open(last, 'one more');
-    assert.equal(await use(last, '0 1'), 204, 'forgotten');
-    assert.deepEqual(await Promise.all(['0 0', '0 2', '99 99'].map((id) => use(last, id))), [404, 404, 404]);
-    assert.equal(await use(first, 'one more'), 404);
+      for (let index = 0; index < 100; index += 1) await open(user, `${at}-${index}`);
+    assert.equal(await use(first, '0-0'), 204);
+    await open(last, 'one-more');
+    assert.deepEqual(await Promise.all(['0-0', '0-2', '99-99'].map((id) => use(last, id))), [404, 404, 404]);
+    assert.equal(await use(first, 'one-more'), 404);
+    assert.equal(await use(last, '0-1'), 204, 'forgotten, and so the next user has it');
   });
 
-  it('leave room again when sessions are deleted', async (t) => {
-    const { port } = await guard(t, {}, chosen);
-    const agent = new Agent({ keepAlive: true });
-    t.after(() => agent.destroy());
+  it('keep an id over 64 characters whole: none is another one', async () => {
+    const { open, use } = await server();
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    await ask(port, { headers: { ...ada, 'x-open': 'kept' }, agent });
-    for (let index = 0; index < 150; index += 1) {
-      await ask(port, { headers: { ...ada, 'x-open': String(index) }, agent });
-      await ask(port, { method: 'DELETE', headers: { ...ada, 'mcp-session-id': String(index) }, agent });
+    for (const length of [63, 64, 65, 66, 1000, 15_000]) {
+      const [id, other] = ['a', 'b'].map((end) => 'x'.repeat(length - 1) + end);
+      assert.ok(id && other);
+      await open(ada, id);
+      assert.deepEqual([await use(bob, id), await use(ada, id), await use(bob, other)], [404, 204, 204], `${length}`);
     }
-    assert.equal((await ask(port, { headers: { ...bob, 'mcp-session-id': 'kept' }, agent })).status, 404);
+  });
+
+  it('are bounds of memory too: ids of 15 KB cost what short ones do', async () => {
+    const { open, use } = await server();
+    const users = await Promise.all(Array.from({ length: 50 }, (_, index) => bearer({ sub: `user ${index}` })));
+    const [ada = {}] = users;
+    for (let index = 0; index < 100; index += 1) await open(ada, `warm-${index}`);
+    const before = await used();
+    const id = (at: number, index: number): string => `${at}-${index}-`.padEnd(15_000, 'x');
+    for (const [at, user] of users.entries())
+      for (let index = 0; index < 100; index += 1) await open(user, id(at, index));
+    const grown = (await used()) - before;
+    assert.ok(grown < 8 * 2 ** 20, `${grown} octets more`); // 5,000 ids of 15 KB are 75 MB
+    assert.equal(await use(ada, id(49, 99)), 404);
   });
 });
 

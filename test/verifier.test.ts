@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { test } from 'node:test';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
+  type Auth,
   type AuthEvent,
   type AuthOptions,
   encryptToken,
@@ -15,9 +15,10 @@ import {
   withAuth,
   withAuthFetch,
 } from 'mcp-auth-middleware';
+import { used } from './support/memory.js';
 import { countRsa, hold, rsa } from './support/rsa.js';
 import { keyPair, outcome, root, run, type Scope, serve, until } from './support/support.js';
-import { seal } from './support/tokens.js';
+import { newPair, refused, seal, SIGNERS, signJws, untyped } from './support/tokens.js';
 
 const { privateJwk, publicJwk } = await keyPair();
 const pool = Number(process.env.UV_THREADPOOL_SIZE ?? 4);
@@ -65,8 +66,6 @@ async function start(scope: Scope, options: AuthOptions) {
   return { get, events, handled, arrived: (): number => arrived, left: (): number => left };
 }
 
-const ONE_LANE = { concurrency: 1, maxPending: 1 };
-
 test('1,000 simultaneous requests with one new token cost one RSA operation', async () => {
   const subject = verifier();
   const token = await mint('alice');
@@ -84,7 +83,7 @@ test('1,000 simultaneous requests with one new token cost one RSA operation', as
 });
 
 test('200 simultaneous HTTP requests with one new token cost one RSA operation and all are answered', async (t) => {
-  const { get, handled, arrived } = await start(t, { keys: privateJwk, ...ONE_LANE });
+  const { get, handled, arrived } = await start(t, { keys: privateJwk, maxPending: 13 }); // 16 * 13 and more may wait
   const token = await mint('alice');
   const release = hold(t);
   const { started } = rsa;
@@ -114,7 +113,7 @@ test('a forged token is shared by those who bring it at once, and never remember
 });
 
 test('malformed tokens cost no RSA operation and no place in the queue', async () => {
-  const subject = verifier({ concurrency: 1, maxPending: 0 });
+  const subject = verifier({ maxPending: 0 });
   const token = await mint('alice');
   const part = token.split('.');
   const encode = (header: object): string => Buffer.from(JSON.stringify(header)).toString('base64url');
@@ -426,31 +425,16 @@ for (const [setting, threads] of pools) {
   });
 }
 
-test('concurrency limits one verifier and leaves the other lanes to others', async (t) => {
-  const [narrow, other] = [verifier({ concurrency: 1 }), verifier()];
-  const tokens = await mintAll(10);
-  const release = hold(t);
-  await until(() => rsa.running === 0);
-  const all = tokens.map((token) => narrow.authenticate(token));
-  await until(() => rsa.running > 0);
-  for (let i = 0; i < 5; i += 1) await new Promise(setImmediate);
-  assert.equal(rsa.running, 1);
-  all.push(...tokens.map((token) => other.authenticate(token)));
-  await until(() => rsa.running === lanes);
-  release();
-  await Promise.all(all);
-  rsa.most = 0;
-  await Promise.all((await mintAll(30)).map((token) => narrow.authenticate(token)));
-  assert.equal(rsa.most, 1);
-});
-
-test('new tokens are answered in the order in which they came', async () => {
-  const subject = verifier({ concurrency: 1 });
-  const order: number[] = [];
-  await Promise.all((await mintAll(50)).map((token, i) => subject.authenticate(token).then(() => order.push(i))));
+test('new tokens are decrypted in the order in which they came', async () => {
+  const subject = verifier();
+  await Promise.all((await mintAll(lanes)).map((token) => subject.authenticate(token))); // every lane has its CryptoKey
+  const tokens = await mintAll(50);
+  const order: string[] = (rsa.order = []);
+  await Promise.all(tokens.map((token) => subject.authenticate(token)));
+  rsa.order = undefined;
   assert.deepEqual(
     order,
-    Array.from({ length: 50 }, (_, i) => i),
+    tokens.map((token) => token.split('.')[1]),
   );
 });
 
@@ -469,28 +453,47 @@ test('a waiting verifier is not overtaken by one that came later', async () => {
 });
 
 for (const maxPending of [0, 1, 7, 256]) {
-  test(`with maxPending ${maxPending} so many new tokens wait, and the next is refused with 503`, async () => {
-    const subject = verifier({ concurrency: 1, maxPending });
-    const tokens = await mintAll(maxPending + 3);
-    const outcomes = await Promise.all(tokens.map((token) => outcome(subject.authenticate(token))));
-    assert.deepEqual(
-      outcomes,
-      tokens.map((_, i) => (i < maxPending + 1 ? 'accepted' : 'overloaded')),
-    );
+  test(`with maxPending ${maxPending} so many new tokens wait beside the lanes, and the next gets 503`, async (t) => {
+    const subject = verifier({ maxPending });
+    const tokens = await mintAll(maxPending + lanes + 2);
+    const release = hold(t);
+    const outcomes = tokens.map((token) => outcome(subject.authenticate(token)));
+    const late = await Promise.all(outcomes.slice(-2));
+    release();
+    assert.deepEqual(late, ['overloaded', 'overloaded']);
+    assert.deepEqual(new Set(await Promise.all(outcomes.slice(0, -2))), new Set(['accepted']));
     assert.equal(await outcome(subject.authenticate(tokens.at(-1) ?? '')), 'accepted');
+  });
+
+  test(`with maxPending ${maxPending} sixteen times as many requests wait, and the next gets 503`, async (t) => {
+    const subject = verifier({ maxPending, cache: false });
+    const [token, known] = [await mint('alice'), await mint('known')];
+    const caching = verifier({ maxPending });
+    await caching.authenticate(known);
+    const most = 16 * (maxPending + lanes);
+    const release = hold(t);
+    for (const one of [subject, caching]) {
+      const waiting = Array.from({ length: most + 3 }, () => outcome(one.authenticate(token)));
+      assert.deepEqual(new Set(await Promise.all(waiting.slice(most))), new Set(['overloaded']));
+      assert.equal(await outcome(caching.authenticate(known)), 'accepted', 'a known token never waits');
+      setImmediate(release);
+      assert.deepEqual(new Set(await Promise.all(waiting.slice(0, most))), new Set(['accepted']));
+      assert.equal(await outcome(one.authenticate(token)), 'accepted');
+    }
   });
 }
 
 const OVERLOAD =
   'in overload known tokens are served, new ones get 503 with Retry-After, and afterwards all is as before';
 test(OVERLOAD, async (t) => {
-  const { get, handled, events, arrived } = await start(t, { keys: privateJwk, concurrency: 1, maxPending: 2 });
+  const { get, handled, events, arrived } = await start(t, { keys: privateJwk, maxPending: 2 });
   const [known, fresh] = [await mint('known'), await mint('fresh')];
   assert.equal((await get(known)).status, 200);
   const release = hold(t);
   const { started } = rsa;
   const forged = Array.from({ length: 50 }, () => get(forge()));
-  await until(() => arrived() === 51 && events.filter(({ type }) => type === 'overloaded').length === 47);
+  const waiting = 2 + lanes;
+  await until(() => arrived() === 51 && events.filter(({ type }) => type === 'overloaded').length === 50 - waiting);
   assert.equal(await (await get(known)).text(), 'known');
   const refused = await get(fresh);
   assert.equal(refused.status, 503);
@@ -501,60 +504,64 @@ test(OVERLOAD, async (t) => {
   const statuses = await Promise.all(forged.map(async (answer) => (await answer).status));
   assert.deepEqual(
     [401, 503].map((status) => statuses.filter((one) => one === status).length),
-    [3, 47],
+    [waiting, 50 - waiting],
   );
-  assert.equal(rsa.started - started, 3);
+  assert.equal(rsa.started - started, waiting);
   assert.equal(await (await get(fresh)).text(), 'fresh');
   assert.deepEqual(handled, ['known', 'known', 'fresh']);
   const overloaded = events.find(({ type }) => type === 'overloaded');
   assert.equal(overloaded?.status, 503);
-  assert.ok(Number(overloaded?.pending) >= 2);
+  assert.equal(overloaded?.pending, waiting);
 });
 
-test('a client that goes away frees its place, costs nothing and never reaches the handler', async (t) => {
-  const { get, handled, arrived, left } = await start(t, { keys: privateJwk, ...ONE_LANE });
-  const [running = '', waiting = '', late = ''] = await mintAll(3);
+test('a client that goes away never reaches the handler; its place stays until its token is decrypted, then cached', async (t) => {
+  const { get, handled, arrived, left } = await start(t, { keys: privateJwk, maxPending: 1 });
+  const running = await mintAll(lanes);
+  const [waiting, late] = [await mint('waiting'), await mint('late')];
   const release = hold(t);
   const { started } = rsa;
-  const first = get(running);
-  await until(() => rsa.running === 1);
+  const first = running.map((token) => get(token));
+  await until(() => rsa.running === lanes);
   const gone = new AbortController();
   const second = get(waiting, gone.signal);
-  await until(() => arrived() === 2);
+  await until(() => arrived() === lanes + 1);
   assert.equal((await get(late)).status, 503);
   gone.abort();
   await assert.rejects(second, { name: 'AbortError' });
-  await until(() => left() === 1); // the place is free once the server has seen the connection close
-  const third = get(late);
-  await until(() => arrived() === 4);
+  await until(() => left() === 1); // the server has seen the connection close
+  assert.equal((await get(late)).status, 503, 'nobody leaves the queue');
   release();
-  assert.equal(await (await first).text(), 'user 0');
-  assert.equal(await (await third).text(), 'user 2');
-  assert.deepEqual(handled, ['user 0', 'user 2']);
-  assert.equal(rsa.started - started, 2);
+  const users = await Promise.all(first.map(async (answer) => (await answer).text()));
+  assert.deepEqual(
+    users,
+    running.map((_, i) => `user ${i}`),
+  );
+  await until(() => rsa.started - started === lanes + 1 && rsa.running === 0);
+  assert.equal(await (await get(late)).text(), 'late');
+  assert.deepEqual(handled.toSorted(), [...users, 'late'].toSorted());
+  assert.equal(await countRsa(async () => assert.equal(await (await get(waiting)).text(), 'waiting')), 0);
 });
 
-test('a place that two clients share stays until both are gone', async (t) => {
-  const { get, handled, arrived, left } = await start(t, { keys: privateJwk, ...ONE_LANE });
-  const [running = '', shared = ''] = await mintAll(2);
+test('of two clients that wait with one token the one that leaves takes nothing from the other', async (t) => {
+  const { get, handled, arrived, left } = await start(t, { keys: privateJwk });
+  const shared = await mint('shared');
   const release = hold(t);
-  const first = get(running);
-  await until(() => rsa.running === 1);
+  const { started } = rsa;
   const gone = new AbortController();
   const leaver = get(shared, gone.signal);
   const stayer = get(shared);
-  await until(() => arrived() === 3);
+  await until(() => arrived() === 2);
   gone.abort();
   await assert.rejects(leaver, { name: 'AbortError' });
   await until(() => left() === 1);
   release();
-  assert.equal((await first).status, 200);
-  assert.equal(await (await stayer).text(), 'user 1');
-  assert.deepEqual(handled, ['user 0', 'user 1']);
+  assert.equal(await (await stayer).text(), 'shared');
+  assert.deepEqual(handled, ['shared']);
+  assert.equal(rsa.started - started, 1);
 });
 
-test('who leaves the queue is answered and takes nobody along', async (t) => {
-  const handler = withAuthFetch(() => new Response(getUser().sub), { verifier: verifier({ concurrency: 1 }) });
+test('a fetch request that is aborted while it waits is answered with 503 and takes nobody along', async (t) => {
+  const handler = withAuthFetch(() => new Response(getUser().sub), { verifier: verifier() });
   const gone = new AbortController();
   const release = hold(t);
   const asked = (await mintAll(5)).map((token, i) =>
@@ -576,33 +583,6 @@ test('who leaves the queue is answered and takes nobody along', async (t) => {
   assert.deepEqual(answers, ['user 0', 503, 'user 2', 503, 'user 4']);
 });
 
-test('an aborted fetch request frees its place as well', async (t) => {
-  const subject = verifier(ONE_LANE);
-  const handled: unknown[] = [];
-  const handler = withAuthFetch(
-    () => {
-      handled.push(getUser().sub);
-      return new Response(getUser().sub);
-    },
-    { verifier: subject },
-  );
-  const [running = '', waiting = '', late = ''] = await mintAll(3);
-  const ask = (token: string, signal?: AbortSignal): Promise<Response> =>
-    handler(new Request('http://server/', { headers: { authorization: `Bearer ${token}` }, signal: signal ?? null }));
-  const release = hold(t);
-  const { started } = rsa;
-  const gone = new AbortController();
-  const [first, second] = [ask(running), ask(waiting, gone.signal)];
-  second.catch(() => {}); // looked at below
-  assert.equal((await ask(late)).status, 503);
-  gone.abort();
-  const third = ask(late);
-  release();
-  assert.deepEqual([await (await first).text(), await (await third).text()], ['user 0', 'user 2']);
-  assert.deepEqual(handled, ['user 0', 'user 2']);
-  assert.equal(rsa.started - started, 2);
-});
-
 test('a key that expires while an operation is under way neither answers nor fills the cache', async (t) => {
   let now = 1_800_000_000;
   const subject = verifier({ keys: { ...privateJwk, exp: now + 10 }, now: () => now });
@@ -619,18 +599,222 @@ test('a key that expires while an operation is under way neither answers nor fil
   assert.equal(await outcome(subject.authenticate(token)), 'no_key');
 });
 
-setFlagsFromString('--expose-gc');
-const collect: () => void = runInNewContext('gc');
+// ## Owners: one user cannot push out the others
 
-/** Octets that are still in use, on the heap and beside it. */
-async function used(): Promise<number> {
-  for (let i = 0; i < 3; i += 1) {
-    await new Promise(setImmediate);
-    collect();
-  }
-  const { heapUsed, external } = process.memoryUsage();
-  return heapUsed + external;
+const signer = newPair('ed25519');
+const verifyKey = { ...signer.publicKey.export({ format: 'jwk' }), kty: 'OKP', kid: 'k', alg: 'EdDSA', use: 'sig' };
+const issuer = { issuer: 'idp', jwks: { keys: [verifyKey] } };
+/** A signed token, to be encrypted by whoever holds it, as often as they like. */
+function signed(claims: object): string {
+  const payload = { iss: 'idp', aud: 'here', exp: 4_000_000_000, ...claims };
+  return signJws({ alg: 'EdDSA', kid: 'k' }, payload, (input) => SIGNERS['EdDSA']?.(input, signer.privateKey) ?? input);
 }
+const wrap = (jws: string): string => seal(publicJwk, { header: { cty: 'JWT' }, plaintext: jws });
+const asserted = (claims: object): string => seal(publicJwk, { plaintext: claims });
+
+const floods: [what: string, options: VerifierOptions, make: (claims: { sub: string }) => () => string, pad: number][] =
+  [
+    [
+      're-encrypts one signed token',
+      { audience: 'here', trustedIssuers: [issuer] },
+      (claims) => {
+        const jws = signed(claims);
+        return () => wrap(jws);
+      },
+      0,
+    ],
+    [
+      're-encrypts one signed token of 15 KB',
+      { audience: 'here', trustedIssuers: [issuer] },
+      (claims) => {
+        const jws = signed(claims);
+        return () => wrap(jws);
+      },
+      8200,
+    ],
+    ['mints claims of one sub', {}, (claims) => () => asserted(claims), 0],
+    ['mints claims of one sub with 15 KB', {}, (claims) => () => asserted(claims), 11_000],
+    [
+      'mints claims of one sub that differ',
+      {},
+      (claims) => () => asserted({ ...claims, jti: randomBytes(8).toString('hex') }),
+      0,
+    ],
+    [
+      'mints claims without sub that differ in jti',
+      {},
+      ({ sub: name, ...claims }) =>
+        () =>
+          asserted({ ...claims, name, jti: randomBytes(8).toString('hex') }),
+      0,
+    ],
+  ];
+for (const [what, options, make, pad] of floods) {
+  test(`one user who ${what} for ever costs others none of their known tokens`, async () => {
+    const subject = verifier({ ...options, cache: { maxEntries: pad > 0 ? 100_000 : 200 }, maxPending: 2000 });
+    const others = Array.from({ length: 60 }, (_, i) => make({ sub: `user ${i % 30}` })()); // two tokens of each
+    await Promise.all(others.map((token) => subject.authenticate(token)));
+    const again = make({ sub: 'mallory', ...(pad > 0 && { pad: 'x'.repeat(pad) }) });
+    const flood = Array.from({ length: 400 }, again);
+    const use = (tokens: string[]): Promise<number> =>
+      countRsa(async () => {
+        for (const token of tokens) await subject.authenticate(token);
+      });
+    assert.equal(await use(flood), 400);
+    assert.equal(await use(others), 0);
+    assert.equal(await use(flood.slice(-100)), 0, 'what room there is, is used');
+    assert.equal(await use(flood.slice(0, 1)), 1, 'the oldest of the flood went');
+    assert.equal(await use(others), 0);
+  });
+}
+
+test('with two who have many, each gives up its own, and who has at most 16 gives up none', async () => {
+  const subject = verifier({ cache: { maxEntries: 100 } });
+  const of = (sub: string, count: number): string[] => Array.from({ length: count }, () => asserted({ sub }));
+  const use = (tokens: string[]): Promise<number> =>
+    countRsa(async () => {
+      for (const token of tokens) await subject.authenticate(token);
+    });
+  const modest = of('modest', 16);
+  assert.equal(await use(modest), 16);
+  assert.equal(await use([...of('one', 200), ...of('two', 200)]), 400);
+  assert.equal(await use(modest), 0);
+  const many = Array.from({ length: 100 }, (_, i) => asserted({ sub: `user ${i}` }));
+  assert.equal(await use(many.slice(0, 60)), 60);
+  assert.equal(await use(modest), 0, 'as long as somebody has more than 16');
+});
+
+// ## isRevoked
+
+type Answer = 'accepted' | 'revoked' | 'revocation_unavailable';
+const thrown = (): never => {
+  throw new Error('the store is down');
+};
+const rules: [what: string, answer: () => unknown, expected: Answer][] = [
+  ['false', () => false, 'accepted'],
+  ['true', () => true, 'revoked'],
+  ['a promise of false', async () => false, 'accepted'],
+  ['a promise of true', async () => true, 'revoked'],
+  ['false some time later', () => sleep(20, false), 'accepted'],
+  ['true some time later', () => sleep(20, true), 'revoked'],
+  ['an exception', thrown, 'revocation_unavailable'],
+  ['a rejection', async () => thrown(), 'revocation_unavailable'],
+  ['a rejection some time later', () => sleep(20).then(thrown), 'revocation_unavailable'],
+  ...[undefined, null, 0, 1, '', 'false', 'true', {}, [], Symbol('no')].flatMap(
+    (value): [string, () => unknown, Answer][] => [
+      [`no boolean: ${String(JSON.stringify(value) ?? typeof value)}`, () => value, 'revocation_unavailable'],
+      [`a promise of none: ${JSON.stringify(value) ?? typeof value}`, async () => value, 'revocation_unavailable'],
+    ],
+  ),
+  ['an own Boolean object', () => Object(false), 'revocation_unavailable'],
+  ['a thenable of false', () => ({ then: (resolve: (value: unknown) => void) => resolve(false) }), 'accepted'],
+  ['a thenable that throws', () => ({ then: thrown }), 'revocation_unavailable'],
+];
+for (const [what, answer, expected] of rules) {
+  test(`isRevoked that gives ${what}: ${expected}, for a new token and a known one, asked at every use`, async (t) => {
+    let now = answer;
+    const asked: Auth[] = [];
+    const isRevoked = untyped<(auth: Auth) => boolean>((auth: Auth) => {
+      asked.push(auth);
+      return now();
+    });
+    const { get, handled } = await start(t, { keys: privateJwk, isRevoked });
+    const token = await mint('alice', { scope: 'read' });
+    const statuses = { accepted: 200, revoked: 401, revocation_unavailable: 503 };
+    for (const use of [1, 2, 3]) {
+      const { status, headers } = await get(token);
+      assert.equal(status, statuses[expected]);
+      assert.equal(headers.get('retry-after'), status === 503 ? '1' : null);
+      if (status === 401) {
+        const challenge = 'Bearer error="invalid_token", error_description="The access token has been revoked"';
+        assert.equal(headers.get('www-authenticate'), challenge);
+      }
+      assert.equal(asked.length, use);
+    }
+    now = () => false;
+    assert.equal((await get(token)).status, 200, 'nothing of the answer is remembered');
+    assert.equal(handled.length, expected === 'accepted' ? 4 : 1);
+    for (const auth of asked) {
+      assert.deepEqual([auth.user.sub, auth.token, auth.scopes, auth.signed], ['alice', token, ['read'], false]);
+      assert.ok(Object.isFrozen(auth));
+    }
+  });
+}
+
+test('isRevoked is asked after everything that refuses a token, and of no anonymous request', async () => {
+  let asked = 0;
+  let now = 1_800_000_000;
+  const isRevoked = (): boolean => {
+    asked += 1;
+    return false;
+  };
+  const subject = verifier({ now: () => now, audience: 'here', isRevoked });
+  const tokens: [claims: object, reason: string][] = [
+    [{ aud: 'there' }, 'audience'],
+    [{}, 'audience'],
+    [{ aud: 'here', exp: now - 100 }, 'expired'],
+    [{ aud: 'here', nbf: now + 100 }, 'not_yet_valid'],
+    [{ aud: 7 }, 'claims'],
+  ];
+  for (const [claims, reason] of tokens) {
+    const token = asserted(claims);
+    for (const _use of [1, 2]) assert.equal(await outcome(subject.authenticate(token)), reason);
+  }
+  assert.equal(await outcome(subject.authenticate(forge())), 'undecryptable');
+  assert.equal(asked, 0);
+  const token = asserted({ aud: 'here', exp: now + 100 });
+  assert.equal(await outcome(subject.authenticate(token)), 'accepted');
+  now += 1000;
+  assert.equal(await outcome(subject.authenticate(token)), 'expired');
+  assert.equal(asked, 1);
+});
+
+test('isRevoked that hangs is given up after 5 s, and who waits for it counts as waiting', async (t) => {
+  const maxPending = 1;
+  const most = 16 * (maxPending + lanes);
+  const isRevoked = ({ user }: Auth): boolean | Promise<boolean> =>
+    user.sub === 'slow' ? new Promise(() => {}) : false;
+  const { get, events } = await start(t, { keys: privateJwk, maxPending, isRevoked });
+  const [slow, quick] = [await mint('slow'), await mint('quick')];
+  assert.equal((await get(quick)).status, 200);
+  const began = performance.now();
+  const first = get(slow);
+  await until(() => rsa.running === 0);
+  await sleep(100);
+  assert.equal((await get('x')).status, 401);
+  assert.equal(events.at(-1)?.pending, 1, 'each counts once');
+  const known = Array.from({ length: most + 4 }, () => get(slow)); // by now a known token
+  await until(() => events.filter(({ type }) => type === 'overloaded').length === 5);
+  assert.equal(events.at(-1)?.pending, most);
+  for (let i = 0; i < 10; i += 1) assert.equal((await get(quick)).status, 200, 'what need not wait does not');
+  const statuses = await Promise.all([first, ...known].map(async (answer) => (await answer).status));
+  const ms = performance.now() - began;
+  assert.ok(ms > 4900 && ms < 9000, `${ms} ms`);
+  assert.deepEqual(new Set(statuses), new Set([503]));
+  const given = events.filter(({ reason }) => reason === 'revocation_unavailable');
+  assert.equal(given.length, most);
+  for (const { type, status, keyId } of given) {
+    assert.deepEqual([type, status, keyId], ['rejected', 503, publicJwk.kid]);
+  }
+});
+
+test('a revoked token is refused like any invalid one, with a description of its own', async () => {
+  const subject = verifier({ isRevoked: () => true });
+  const token = await mint('alice');
+  for (const _use of [1, 2]) {
+    await subject.authenticate(token).then(
+      () => assert.fail('accepted'),
+      (error: unknown) => {
+        const { code, status, message, reason, keyId } = Object(error);
+        const expected = ['invalid_token', 401, 'The access token has been revoked', 'revoked', publicJwk.kid];
+        assert.deepEqual([code, status, message, reason, keyId], expected);
+      },
+    );
+  }
+  await refused(subject.authenticate(forge()), 'undecryptable');
+});
+
+// ## Memory
 
 test('memory is the same after a million distinct forged tokens as before', async () => {
   const subject = verifier();

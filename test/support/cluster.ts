@@ -1,5 +1,6 @@
-// What kubectl needs of an API server: discovery, objects under their paths, and a record of every request. It is no cluster:
-// it runs nothing, and of server-side apply it knows that an object is replaced unless its resourceVersion is an old one.
+// What kubectl needs of an API server: discovery, objects under their paths, and a record of every request. It is no
+// cluster: it runs nothing, and of server-side apply it knows that an object is replaced unless the resourceVersion is
+// an old one or another manager owns it.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';

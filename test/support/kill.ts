@@ -1,5 +1,5 @@
-// Loaded with --import before the command: ends the process with SIGKILL before, in or after its nth operation that changes a
-// file, as MCP_TEST_KILL says (`7 before`); without it, writes the names of these operations to MCP_TEST_LOG.
+// Loaded with --import before the command: ends the process with SIGKILL before, in or after its nth operation that
+// changes a file, as MCP_TEST_KILL says (`7 before`); without it, writes the names of these operations to MCP_TEST_LOG.
 import child from 'node:child_process';
 import fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';

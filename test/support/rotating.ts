@@ -1,4 +1,5 @@
-// A server of its own process for the suite of rotations: greets the user of a token. Its key file is MCP_KEY_FILE_PATH.
+// A server of its own process for the suite of rotations: greets the user of a token. Its key file is
+// MCP_KEY_FILE_PATH.
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getUser, withAuth } from 'mcp-auth-middleware';

@@ -2138,7 +2138,8 @@ class Verifier {
     const issuer = pickIssuer(claims, this.#issuers);
     const update = issuer.update(this.now());
     if (update) await update;
-    else if (fittingKeys(jws, issuer.keys).length === 0) await issuer.refresh(this.now());
+    else if (issuer.isUsable(this.now()) && fittingKeys(jws, issuer.keys).length === 0)
+      await issuer.refresh(this.now());
     if (!issuer.isUsable(this.now())) throw new AuthError('issuer_unavailable');
     return { claims, signer: { issuer, keyId: verifyNested(jws, issuer).id } };
   }
@@ -2472,19 +2473,15 @@ class Policy {
   /** At once unless something has to be read, fetched or decrypted. Neither throws nor rejects. */
   decide(head: Head): Decision | Promise<Decision> {
     const started = this.#isHeard() ? performance.now() : 0;
-    const refuse = (error: unknown): Answer => this.#refuse(head, error, started);
     try {
       const catchUp = this.#verifier.keys.catchUp(this.#verifier.now());
-      if (!catchUp) {
-        const decision = this.#decide(head, started);
-        return decision instanceof Promise ? decision.catch(refuse) : decision;
-      }
-      return this.#verifier
-        .wait(() => catchUp)
-        .then(() => this.#decide(head, started))
-        .catch(refuse);
+      const decision = catchUp
+        ? this.#verifier.wait(() => catchUp).then(() => this.#decide(head, started))
+        : this.#decide(head, started);
+      if (!(decision instanceof Promise)) return decision;
+      return decision.catch((error: unknown) => this.#refuse(head, error, started));
     } catch (error) {
-      return refuse(error);
+      return this.#refuse(head, error, started);
     }
   }
 
@@ -2846,7 +2843,7 @@ class Binding {
     this.#context = request;
   }
   watch(sessions: SessionBinding): void {
-    this.#sessions = [...(this.#sessions ?? []), sessions];
+    this.#sessions = this.#sessions ? [...this.#sessions, sessions] : [sessions];
   }
 
   /** One function for all requests: a closure for each would cost as much as the rest of the way here. */

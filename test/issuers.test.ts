@@ -726,21 +726,21 @@ test('another key under the same kid takes the known tokens of the first with it
 
 // ## Down
 
-test('while an issuer is down, requests ask it once and the timer every 10 s, and the timer finds it back', async (t) => {
+test('while an issuer is down, requests ask it once and the timer every 10 s, until it is back', async (t) => {
   const issuer = await startIssuer(t, first);
   const { clock, events, ask } = await start(t, { one: issuer.url });
   const known = await mint('one', first);
   assert.equal(await ask(known), 200);
   issuer.answer = answerError;
+  const began = performance.now(); // the first of these requests asks
   for (let seconds = 601; seconds < 661; seconds += 1) {
     clock.now = NOW + seconds;
     assert.equal(await ask(await mint('one', first, `at ${seconds}`)), 200);
   }
   assert.equal(issuer.hits.length, 2, 'by requests');
-  const began = performance.now();
   await until(() => issuer.hits.length === 3);
   const ms = performance.now() - began;
-  assert.ok(ms > 8000 && ms < 12_500, `the timer asked after ${ms} ms`);
+  assert.ok(ms > 9500 && ms < 13_000, `the timer asked after ${ms} ms`);
   assert.deepEqual(events, [FETCHED, failed('status 500', issuer.url.href)]);
   issuer.answer = answerKeys(issuer);
   issuer.keys = [second];

@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { CompactEncrypt, importJWK } from 'jose';
@@ -377,38 +377,40 @@ function place(how: string, content: string): string {
   return path;
 }
 
-for (const [how, change] of Object.entries({
-  ...changes,
-  'replaced by a link to another file': (path: string, content: string) => {
-    const other = write(content);
-    symlinkSync(other, `${path}.new`);
-    renameSync(`${path}.new`, path);
-  },
-  'replaced by a second name of another file': (path: string, content: string) => {
-    const other = write(content);
-    linkSync(other, `${path}.new`);
-    renameSync(`${path}.new`, path);
-  },
-})) {
-  test(`follows a key file that is ${how}, within seconds and without a request`, async (t) => {
-    const path = place(how, setOf(a));
-    const { events, ask, published } = await follow(t, path);
-    const [old, fresh] = [await mint(a), await mint(b)];
-    assert.equal(await ask(old), 200);
-    const began = performance.now();
-    change(path, setOf(a, { ...b, iat: NOW }));
-    await until(() => events.length > 0);
-    assert.ok(performance.now() - began < 3000, 'the timer looks once a second');
-    assert.deepEqual(events.splice(0), [loaded(b.kid, a.kid, b.kid)]);
-    assert.equal(await published(), b.kid);
-    assert.deepEqual([await ask(old), await ask(fresh)], [200, 200]);
-    change(path, setOf(b));
-    await until(() => events.length > 0);
-    assert.deepEqual([await ask(old), await ask(fresh)], [401, 200]);
-    await look(path);
-    assert.deepEqual(events, [loaded(b.kid, b.kid)], 'what has not changed is not read again');
-  });
-}
+describe('the file as it changes', { concurrency: 8 }, () => {
+  for (const [how, change] of Object.entries({
+    ...changes,
+    'replaced by a link to another file': (path: string, content: string) => {
+      const other = write(content);
+      symlinkSync(other, `${path}.new`);
+      renameSync(`${path}.new`, path);
+    },
+    'replaced by a second name of another file': (path: string, content: string) => {
+      const other = write(content);
+      linkSync(other, `${path}.new`);
+      renameSync(`${path}.new`, path);
+    },
+  })) {
+    test(`follows a key file that is ${how}, within seconds and without a request`, async (t) => {
+      const path = place(how, setOf(a));
+      const { events, ask, published } = await follow(t, path);
+      const [old, fresh] = [await mint(a), await mint(b)];
+      assert.equal(await ask(old), 200);
+      const began = performance.now();
+      change(path, setOf(a, { ...b, iat: NOW }));
+      await until(() => events.length > 0);
+      assert.ok(performance.now() - began < 3000, 'the timer looks once a second');
+      assert.deepEqual(events.splice(0), [loaded(b.kid, a.kid, b.kid)]);
+      assert.equal(await published(), b.kid);
+      assert.deepEqual([await ask(old), await ask(fresh)], [200, 200]);
+      change(path, setOf(b));
+      await until(() => events.length > 0);
+      assert.deepEqual([await ask(old), await ask(fresh)], [401, 200]);
+      await look(path);
+      assert.deepEqual(events, [loaded(b.kid, b.kid)], 'what has not changed is not read again');
+    });
+  }
+});
 
 test('no request looks at the file, whatever token it brings', async (t) => {
   const path = write(setOf(a));
@@ -505,43 +507,45 @@ const failures: [what: string, spoil: Spoil, code: KeyError['code'], message: Re
   ['has a key that does not decrypt', put(setOf(b, composite)), 'inconsistent', /key 2.*does not decrypt/],
   ['is larger than 1 MiB', (path) => truncateSync(path, 1_048_577), 'unreadable', /at most 1 MiB/],
 ];
-for (const [what, spoil, code, message, program] of failures) {
-  test(
-    `keeps the last good keys, says so once, and recovers, when the file ${what}`,
-    {
-      skip: program !== undefined && needs(program).skip,
-    },
-    async (t) => {
-      const path = write(setOf(a));
-      const { events, ask, jwks, published } = await follow(t, path);
-      const [old, fresh] = [await mint(a), await mint(b)];
-      assert.equal(await ask(old), 200);
-      await spoil(path);
-      await until(() => events.length > 0);
-      await look(path);
-      const [failed, ...others] = events.splice(0);
-      assert.ok(failed?.message);
-      assert.deepEqual([failed, others], [{ type: 'keys.failed', code, message: failed.message }, []]);
-      assert.match(failed.message, message);
-      assert.ok(failed.message.startsWith(path));
-      for (const secret of secrets) assert.ok(!failed.message.includes(secret.slice(0, 20)));
-      const said = warned.filter((warning) => warning.message === failed.message);
-      assert.deepEqual(
-        said.map((warning) => warning.code),
-        ['MCP_AUTH_KEY_FILE'],
-      );
-      assert.deepEqual([await ask(old), await ask(await mint(a, { another: 1 })), await ask(fresh)], [200, 200, 401]);
-      assert.deepEqual([(await jwks()).status, await published()], [200, a.kid]);
-      rmSync(path, { recursive: true, force: true });
-      writeFileSync(path, setOf(b), { mode: 0o600 });
-      await until(() => events.some(({ type }) => type === 'keys.loaded'));
-      assert.deepEqual(events.at(-1), loaded(b.kid, b.kid));
-      assert.deepEqual([await ask(old), await ask(fresh), await published()], [401, 200, b.kid]);
-    },
-  );
-}
+describe('the file that is no key file', { concurrency: 8 }, () => {
+  for (const [what, spoil, code, message, program] of failures) {
+    test(
+      `keeps the last good keys, says so once, and recovers, when the file ${what}`,
+      {
+        skip: program !== undefined && needs(program).skip,
+      },
+      async (t) => {
+        const path = write(setOf(a));
+        const { events, ask, jwks, published } = await follow(t, path);
+        const [old, fresh] = [await mint(a), await mint(b)];
+        assert.equal(await ask(old), 200);
+        await spoil(path);
+        await until(() => events.length > 0);
+        await look(path);
+        const [failed, ...others] = events.splice(0);
+        assert.ok(failed?.message);
+        assert.deepEqual([failed, others], [{ type: 'keys.failed', code, message: failed.message }, []]);
+        assert.match(failed.message, message);
+        assert.ok(failed.message.startsWith(path));
+        for (const secret of secrets) assert.ok(!failed.message.includes(secret.slice(0, 20)));
+        const said = warned.filter((warning) => warning.message === failed.message);
+        assert.deepEqual(
+          said.map((warning) => warning.code),
+          ['MCP_AUTH_KEY_FILE'],
+        );
+        assert.deepEqual([await ask(old), await ask(await mint(a, { another: 1 })), await ask(fresh)], [200, 200, 401]);
+        assert.deepEqual([(await jwks()).status, await published()], [200, a.kid]);
+        rmSync(path, { recursive: true, force: true });
+        writeFileSync(path, setOf(b), { mode: 0o600 });
+        await until(() => events.some(({ type }) => type === 'keys.loaded'));
+        assert.deepEqual(events.at(-1), loaded(b.kid, b.kid));
+        assert.deepEqual([await ask(old), await ask(fresh), await published()], [401, 200, b.kid]);
+      },
+    );
+  }
+});
 
-test('another cause of a failure is another event and another warning, and a return of the first one too', async (t) => {
+test('another cause is another event and another warning, the return of the first one an event', async (t) => {
   const path = write(setOf(a));
   const { events } = await follow(t, path);
   const causes: [Spoil, string][] = [
@@ -630,31 +634,36 @@ test('nothing is said of modes where the file system has none of its own', needs
   assert.match(await warningsOf(write(setOf(a), 0o644)), /MCP_AUTH_KEY_FILE_MODE/);
 });
 
-for (const [what, odd] of [
-  ['a line feed', '\n'],
-  ['an escape sequence', '\u001b[2K'],
-  ['a carriage return', '\r'],
-  ['a backspace', '\b\b'],
-  ['a C1 control', '\u009b2K'],
-  ['a right-to-left override', '\u202e'],
-  ['a line separator', '\u2028'],
-] as const) {
-  test(`a path with ${what} is said with it written out, at start and later`, async (t) => {
-    const path = join(folder, `${(files += 1)}${odd}error: all is well.json`);
-    const shown = path.replaceAll(/[^\x20-\x7e]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
-    assert.throws(
-      () => start(path),
-      (error) => error instanceof KeyError && error.code === 'missing' && error.message.startsWith(`${shown}: `),
-    );
-    writeFileSync(path, setOf(a), { mode: 0o604 });
-    const { events } = await follow(t, path);
-    writeFileSync(path, '{');
-    await until(() => events.length === 1);
-    assert.ok(events[0]?.message?.startsWith(`${shown}: `));
-    await until(() => warned.filter(({ message }) => message.includes(shown)).length === 2);
-    for (const { message } of warned) assert.doesNotMatch(message, /[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]/);
-  });
-}
+describe('a path with control characters', { concurrency: 8 }, () => {
+  for (const [what, odd] of [
+    ['a line feed', '\n'],
+    ['an escape sequence', '\u001b[2K'],
+    ['a carriage return', '\r'],
+    ['a backspace', '\b\b'],
+    ['a C1 control', '\u009b2K'],
+    ['a right-to-left override', '\u202e'],
+    ['a line separator', '\u2028'],
+  ] as const) {
+    test(`a path with ${what} is said with it written out, at start and later`, async (t) => {
+      const path = join(folder, `${(files += 1)}${odd}error: all is well.json`);
+      const shown = path.replaceAll(
+        /[^\x20-\x7e]/g,
+        (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+      );
+      assert.throws(
+        () => start(path),
+        (error) => error instanceof KeyError && error.code === 'missing' && error.message.startsWith(`${shown}: `),
+      );
+      writeFileSync(path, setOf(a), { mode: 0o604 });
+      const { events } = await follow(t, path);
+      writeFileSync(path, '{');
+      await until(() => events.length === 1);
+      assert.ok(events[0]?.message?.startsWith(`${shown}: `));
+      await until(() => warned.filter(({ message }) => message.includes(shown)).length === 2);
+      for (const { message } of warned) assert.doesNotMatch(message, /[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]/);
+    });
+  }
+});
 
 for (const source of ['keyFile', 'MCP_KEY_FILE_PATH'] as const) {
   test(`a relative ${source} is the file it was at construction, wherever the process goes`, async (t) => {
@@ -928,22 +937,24 @@ test('a private set given in place is read once and never looks at a file', asyn
 
 // ## While it runs: clocks and hangs
 
-for (const seconds of [10.5, 60, 3600, 86_400, 10 * 365 * 86_400]) {
-  for (const step of [seconds, -seconds]) {
-    test(`a clock that was set by ${step} s, or a process frozen for so long, looks before it judges`, async (t) => {
-      const path = write(setOf(a, b));
-      const { clock, events, ask, published } = await follow(t, path);
-      writeFileSync(path, setOf(c));
-      clock.now += step;
-      assert.equal(await published(), c.kid);
-      assert.deepEqual(events, [loaded(c.kid, c.kid)]);
-      clock.now -= step; // and back
-      writeFileSync(path, setOf(d));
-      assert.equal(await published(), d.kid);
-      assert.equal(await ask(await mint(d)), 200);
-    });
+describe('a clock', { concurrency: 8 }, () => {
+  for (const seconds of [10.5, 60, 3600, 86_400, 10 * 365 * 86_400]) {
+    for (const step of [seconds, -seconds]) {
+      test(`a clock that was set by ${step} s, or a process frozen for so long, looks before it judges`, async (t) => {
+        const path = write(setOf(a, b));
+        const { clock, events, ask, published } = await follow(t, path);
+        writeFileSync(path, setOf(c));
+        clock.now += step;
+        assert.equal(await published(), c.kid);
+        assert.deepEqual(events, [loaded(c.kid, c.kid)]);
+        clock.now -= step; // and back
+        writeFileSync(path, setOf(d));
+        assert.equal(await published(), d.kid);
+        assert.equal(await ask(await mint(d)), 200);
+      });
+    }
   }
-}
+});
 
 test('a look that began before the clock was set is not the one that counts', async (t) => {
   const path = write(setOf(a));

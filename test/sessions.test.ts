@@ -689,7 +689,7 @@ describe('the bounds', () => {
     };
   }
 
-  it('are 100 sessions of a principal: the one not used for longest is forgotten, and the next user has it', async () => {
+  it('are 100 sessions of a principal: the one not used for longest goes to its next user', async () => {
     const { open, use } = await server();
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
     await open(bob, 'of-bob');

@@ -514,7 +514,7 @@ test(OVERLOAD, async (t) => {
   assert.equal(overloaded?.pending, waiting);
 });
 
-test('a client that goes away never reaches the handler; its place stays until its token is decrypted, then cached', async (t) => {
+test('a client that goes away never reaches the handler; its place stays until its token is decrypted', async (t) => {
   const { get, handled, arrived, left } = await start(t, { keys: privateJwk, maxPending: 1 });
   const running = await mintAll(lanes);
   const [waiting, late] = [await mint('waiting'), await mint('late')];

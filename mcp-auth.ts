@@ -921,6 +921,9 @@ function readScopes({ scope, scp }: AuthUser): readonly string[] {
   return Object.freeze(scopes.filter(isText));
 }
 
+/** Users whose claims are frozen to the bottom, for runAs. */
+const verifiedUsers = new WeakSet<object>();
+
 /** What an authentic token says: its user, and that the header's copies of claims are true (RFC 7519 §5.3). */
 function describeToken(
   token: string,
@@ -945,6 +948,7 @@ function describeToken(
     ...(signer && { issuer: signer.issuer.name }),
     ...(claims.exp !== undefined && { expiresAt: claims.exp }),
   };
+  verifiedUsers.add(user);
   return { auth: Object.freeze(auth), claims, keyId: key.id, signer };
 }
 
@@ -2745,14 +2749,14 @@ function describeAuth({ auth, resource, resourceMetadataUrl }: RequestContext): 
 
 /**
  * Runs a function as a user: a WebSocket's messages, a server on stdio, a tool's unit test.
- * @param auth what `authenticate` gave, or `{ user }` with any claims; they are copied and frozen
+ * @param auth what `authenticate` gave; or `{ user }` with any claims, which are copied and frozen
  * @returns what `run` returns
  * @throws KeyError when `user` is no object; AuthError for claims beyond the limits of a token
  */
 export function runAs<R>(auth: { user: AuthUser } & Partial<Auth>, run: () => R): R {
   check(isObject(auth) && isObject(auth.user), 'option', 'runAs needs { user }, an object of claims');
   const { user: given, token = '', signed = false, issuer, keyId = '', scopes, expiresAt = given.exp } = auth;
-  const user = freezeJson(given, { nodes: 1000 }) as AuthUser;
+  const user = verifiedUsers.has(given) ? given : (freezeJson(given, { nodes: 1000 }) as AuthUser);
   const known: Auth = {
     user,
     token,
@@ -2944,8 +2948,9 @@ export function bearerToken(req: NodeRequest, tokenHeader = 'authorization'): st
 
 /** Nothing waits for what `writeHead` returns: emulations return nothing. */
 function sendAnswer({ status, headers, body }: Answer, method: string, res: ResponseLike): void {
-  const length = status === 204 ? {} : { 'content-length': Buffer.byteLength(body) };
-  res.writeHead(status, { ...headers, ...length });
+  const sent: Record<string, string | number> = { ...headers };
+  if (status !== 204) sent['content-length'] = Buffer.byteLength(body);
+  res.writeHead(status, sent);
   // Some servers throw when a HEAD or a 204 gets a body.
   if (method === 'HEAD' || body === '') res.end();
   else res.end(body);

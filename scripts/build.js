@@ -2,7 +2,7 @@
 // The library is emitted by tsc because it keeps the comments people audit; the command is bundled into one file.
 // `--library` builds dist/ only, which is all that packing needs.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -26,7 +26,7 @@ rmSync(join(root, 'dist/cli.d.ts'));
 // No import statement is in it: an old Node, which lacks a name that the library imports, could say nothing but a stack
 // trace, and the file, copied into a project, must run whether that is of ES modules or of CommonJS.
 const old = `'error: mcp-auth-middleware needs Node 20.19, 22.3 or later, and this is ' + process.version`;
-await build({
+const { outputFiles } = await build({
   entryPoints: [join(root, 'cli.ts')],
   outfile: join(root, 'dist/cli.js'),
   bundle: true,
@@ -38,12 +38,15 @@ await build({
       'var [major, minor] = process.versions.node.split(".").map(Number);\n' +
       'if (major < 20 || (major === 20 && minor < 19) || !process.getBuiltinModule) {\n' +
       `  console.error(${old});\n  process.exit(1);\n}\n` +
-      '(function (require, module) {',
+      '(function (builtin, module) {',
   },
   footer: { js: '})(process.getBuiltinModule, {});' },
   define: { VERSION: JSON.stringify(version) }, // the one file may be copied away from package.json
-  allowOverwrite: true, // of what tsc emitted for cli.ts, which still imports ./mcp-auth.js
+  write: false,
   logLevel: 'warning',
 });
+// By another name than CommonJS has, for it is read as an ES module where package.json says so.
+const [{ text }] = outputFiles;
+writeFileSync(join(root, 'dist/cli.js'), text.replaceAll(/\brequire\("/g, 'builtin("')); // over what tsc emitted
 chmodSync(join(root, 'dist/cli.js'), 0o755);
 if (folders.includes('build')) tsc('test/tsconfig.json');

@@ -165,7 +165,7 @@ describe('the sources', () => {
     }
     const { code, stderr } = await run(process.execPath, ['cli.mjs', 'generate'], { cwd });
     assert.notEqual(code, 0);
-    assert.match(stderr, /mcp-auth\.ts/);
+    assert.match(stderr, /ERR_MODULE_NOT_FOUND/);
   });
 });
 

@@ -1,5 +1,5 @@
-// The same guard in front of what Node has: frameworks, fetch, https and HTTP/2; and the events that no request listener sees.
-// The examples of examples/hosts/, as processes of their own, are in hosts.test.ts.
+// The same guard in front of what Node has: frameworks, fetch, https and HTTP/2; and the events that no request
+// listener sees. The examples of examples/hosts/, as processes of their own, are in hosts.test.ts.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
@@ -672,7 +672,7 @@ async function fetchOver(
     stream.end(body.slice(1));
   }
   const [{ ':status': status, date: _date, ...rest }] = await answered;
-  return { status: Number(status), headers: Object.fromEntries(Object.entries(rest)), body: await text(stream) }; // and no symbol of Node's
+  return { status: Number(status), headers: Object.fromEntries(Object.entries(rest)), body: await text(stream) };
 }
 
 /** Who asks, at every moment of a request. */
@@ -927,7 +927,7 @@ describe('what a listener of requests never sees', () => {
     assert.equal(reached, 0);
   });
 
-  it('checkContinue and checkExpectation, which take the same wrapped listener: it refuses before the body is sent', async (t) => {
+  it('checkContinue and checkExpectation, which take the same listener: it refuses before the body', async (t) => {
     const listener = withAuth(
       async (req, res) => {
         if (req.headers.expect === '100-continue') res.writeContinue();
@@ -938,7 +938,8 @@ describe('what a listener of requests never sees', () => {
     const { server, port } = await guard(t, {}, () => assert.fail('the other listener'));
     server.on('checkContinue', listener).on('checkExpectation', listener);
     const head = (expect: string, fields = ''): string =>
-      `POST / HTTP/1.1\r\nHost: localhost\r\nExpect: ${expect}\r\nContent-Length: 4\r\nConnection: close\r\n${fields}\r\n`;
+      `POST / HTTP/1.1\r\nHost: localhost\r\nExpect: ${expect}\r\nContent-Length: 4\r\nConnection: close\r\n` +
+      `${fields}\r\n`;
     const good = `Authorization: Bearer ${await mint({ sub: 'ada' })}\r\n`;
     for (const expect of ['100-continue', 'more']) {
       const refused = await exchange(port, head(expect));
@@ -956,7 +957,8 @@ describe('what a listener of requests never sees', () => {
     const { port } = await guard(t);
     const answer = await exchange(
       port,
-      'POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody',
+      'POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n' +
+        'Content-Length: 4\r\nConnection: close\r\n\r\nbody',
     );
     assert.match(answer, /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 401 /);
   });

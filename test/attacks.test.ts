@@ -468,8 +468,8 @@ process.stdout.write(JSON.stringify(results));
       'requireExp',
       'trustedIssuers',
     ];
-    // WebCrypto itself reads these of the key it imports, inherited ones too: then nobody is let in, and it is no verdict
-    // on the token but a fault of this server's.
+    // WebCrypto itself reads these of the key it imports, inherited ones too: then nobody is let in, and it is no
+    // verdict on the token but a fault of this server's.
     const ofTheRuntime = ['alg', 'use', 'key_ops', 'oth'];
     const good = compactEncrypt(Buffer.from('{"name":"Ada"}'), server);
     const { stdout, stderr, code } = await run(

@@ -347,9 +347,10 @@ describe('generate -f', () => {
       const under = [where('strace'), '-qq', '-o', '/dev/null', '-e', 'inject=pwrite64:error=EIO:when=1'];
       const { code, stderr } = await mcpUnder(path, under, ['generate', '-f', '--bits', '2048'], { env: shred(t, {}) });
       assert.equal(code, 1);
-      const left =
-        /cannot overwrite \.keys\/(mcp-private\.json\.mcp-auth-\S+\.tmp), which is left where it is: i\/o error/;
-      const [, name = ''] = left.exec(stderr) ?? [];
+      const [, name = ''] =
+        /cannot overwrite \.keys\/(mcp-private\.json\.mcp-auth-\d+-\w{12}\.tmp), which is left .*: i\/o error/.exec(
+          stderr,
+        ) ?? [];
       assert.match(stderr, /new keys are in place/);
       assert.equal(
         readFileSync(join(path, '.keys', name), 'utf8'),

@@ -1,9 +1,10 @@
-// The examples beside examples/hosts/ (those are in hosts.test.ts), run as their reader would run them: processes of their
-// own, real keys, the official MCP client.
+// The examples beside examples/hosts/ (those are in hosts.test.ts), run as their reader would run them: processes of
+// their own, real keys, the official MCP client.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { get, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -11,10 +12,11 @@ import { text } from 'node:stream/consumers';
 import { describe, it, type TestContext } from 'node:test';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { encryptToken } from 'mcp-auth-middleware';
+import { WebSocket } from 'ws';
 import { keyPair, root, run, type Scope, serve } from './support/support.js';
 
 const example = (name: string): string => join(root, 'build/examples', name);
-const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a program that is stuck fails its test, not the run
+const limit = { timeout: 60_000, killSignal: 'SIGKILL' } as const; // a stuck program fails its test, not the run
 
 function temporaryFolder(scope: Scope): string {
   const folder = mkdtempSync(join(tmpdir(), 'mcp-auth-test-'));
@@ -157,6 +159,28 @@ describe('examples/gateway.ts', () => {
     const { code, stdout, stderr } = await run(process.execPath, [example('gateway.js'), `${url}/mcp`]);
     assert.deepEqual({ code, stdout }, { code: 1, stdout: '' });
     assert.match(stderr, /HTTP 404/);
+  });
+});
+
+describe('examples/upgrade.ts', () => {
+  it('greets a user over a WebSocket, refuses others, and switches to no protocol but that', async (t) => {
+    const { url } = await start(t, 'upgrade.js', { MCP_KEY_FILE_PATH: await keyFile(t) });
+    const headers = { Authorization: `Bearer ${await token({ name: 'Ada' })}` };
+    const socket = new WebSocket(url.replace('http', 'ws'), { headers });
+    t.after(() => socket.terminate());
+    const [greeting] = await once(socket, 'message');
+    assert.equal(String(greeting), 'Hello, Ada!');
+
+    const stranger = new WebSocket(url.replace('http', 'ws'));
+    stranger.on('error', () => {}); // the answer says it all
+    const [, refusal]: [unknown, IncomingMessage] = (await once(stranger, 'unexpected-response')) as never;
+    assert.equal(refusal.statusCode, 401);
+
+    // As Java's HTTP client asks with its defaults (RFC 9110 §7.8).
+    const other = get(url, { headers: { ...headers, Connection: 'Upgrade, HTTP2-Settings', Upgrade: 'h2c' } });
+    const [answer]: [IncomingMessage] = (await once(other, 'response')) as never;
+    assert.equal(answer.statusCode, 400);
+    answer.resume();
   });
 });
 

@@ -224,7 +224,7 @@ describe('an answer that somebody else', () => {
     }
   }
 
-  it('has given, and that is not out yet because an earlier one of the connection is not, is left to him', async (t) => {
+  it('has given, and that is not out yet because an earlier one of its connection is, is left', async (t) => {
     for (const adapter of ADAPTERS) {
       let reached = 0;
       const handler: NodeListener = async (req, res) => {
@@ -496,7 +496,7 @@ describe('an exception of our own', () => {
     });
   }
 
-  it('whenever it comes while a token is judged: never a 401 for a good one, never the handler for a forged one', async (t) => {
+  it('whenever it comes: never 401 for a good one nor the handler for another', async (t) => {
     let calls = 0;
     let broken = Infinity;
     const options: AuthOptions = {

@@ -1,4 +1,5 @@
-// The places an MCP server lives in: every example of examples/hosts/ as a process of its own, under the same checks. Prints what held.
+// The places an MCP server lives in: every example of examples/hosts/ as a process of its own, under the same checks.
+// Prints what held.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { generateKeyPairSync, type KeyObject } from 'node:crypto';
@@ -607,7 +608,7 @@ describe('examples/hosts/step-up.ts', () => {
   let running: Running;
   let signing: PrivateSigningJwk;
 
-  /** An authorization server for one client: gives it the scopes that it asks for, in tokens for the MCP server alone. */
+  /** An authorization server for one client: gives it the scopes that it asks for, for the MCP server alone. */
   const authorize: RequestListener = async (req, res) => {
     res.setHeader('content-type', 'application/json');
     if (req.url?.startsWith('/.well-known/oauth-authorization-server'))

@@ -441,7 +441,7 @@ describe('the claims of a signed token', () => {
   ] as const) {
     it(`are refused: ${name}`, () => refused(strict.verifyToken(nest(jws(es256, {}, payload))), 'claims'));
   }
-  it('are judged only under the signature of the issuer they name: who is unknown, is whatever the signature', async () => {
+  it('are judged only under the signature of the issuer they name: the unknown is so whatever signed', async () => {
     const attacker = signingPair('ES256', 'ES256');
     const by = (pair: SigningPair, change: object): Promise<unknown> =>
       strict.verifyToken(nest(jws(pair, {}, { ...CLAIMS, ...change })));

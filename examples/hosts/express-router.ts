@@ -1,5 +1,5 @@
-// Express with the middleware in a router under a path. Paths in its options are those of the whole URL, and only what is
-// below the router reaches it: the public key moves there.
+// Express with the middleware in a router under a path. Paths in its options are those of the whole URL, and only what
+// is below the router reaches it: the public key moves there.
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import express, { Router } from 'express';

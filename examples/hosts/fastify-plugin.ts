@@ -1,5 +1,5 @@
-// Fastify 5 with the middleware as a plugin. Without fastify-plugin its hook would be of an inner scope, where neither the
-// routes beside it nor the public key are.
+// Fastify 5 with the middleware as a plugin. Without fastify-plugin its hook would be of an inner scope, where neither
+// the routes beside it nor the public key are.
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import fastify from 'fastify';

@@ -1,5 +1,5 @@
-// fastmcp has a server of its own, and no middleware can stand in front of it: `authenticate` asks the verifier, and each tool
-// runs as the user. Stateless: with sessions, fastmcp lets every user into every one.
+// fastmcp has a server of its own, and no middleware can stand in front of it: `authenticate` asks the verifier, and
+// each tool runs as the user. Stateless: with sessions, fastmcp lets every user into every one.
 import { FastMCP } from 'fastmcp';
 import { type Auth, AuthError, bearerToken, getAuthInfo, getUser, JWETokenVerifier, runAs } from 'mcp-auth-middleware';
 

@@ -1,4 +1,5 @@
-// AWS Lambda behind API Gateway or a function URL. The keys come with the function's package or from a layer: MCP_KEY_FILE_PATH.
+// AWS Lambda behind API Gateway or a function URL. The keys come with the function's package or from a layer:
+// MCP_KEY_FILE_PATH.
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import { withAuth } from 'mcp-auth-middleware';

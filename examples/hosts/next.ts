@@ -1,5 +1,5 @@
-// Next.js and other routes made of files, with mcp-handler. This is app/api/mcp/route.ts; the public key needs a route too,
-// app/.well-known/jwks.json/route.ts: export { GET, OPTIONS } from '../../api/mcp/route';
+// Next.js and other routes made of files, with mcp-handler. This is app/api/mcp/route.ts; the public key needs a route
+// too, app/.well-known/jwks.json/route.ts: export { GET, OPTIONS } from '../../api/mcp/route';
 import { createMcpHandler } from 'mcp-handler';
 import { withAuthFetch } from 'mcp-auth-middleware';
 import { registerTools } from './tools.ts';

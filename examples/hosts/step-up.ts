@@ -1,6 +1,6 @@
-// A scope for one tool. Who calls `write` without it gets 403 and a challenge that names the scope; the official client then
-// asks its authorization server for a token with that scope and tries again. Scopes need the level "signed and encrypted": on
-// the other one everybody can claim them.
+// A scope for one tool. Who calls `write` without it gets 403 and a challenge that names the scope; the official
+// client then asks its authorization server for a token with that scope and tries again. Scopes need the level "signed
+// and encrypted": on the other one everybody can claim them.
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { toNodeHandler } from '@modelcontextprotocol/node';

@@ -1,5 +1,5 @@
-// Cloudflare Workers with `nodejs_compat`. There is no file system for keys and no time between requests: give the private
-// set as a secret (`wrangler secret put MCP_KEYS < .keys/mcp-private.json`).
+// Cloudflare Workers with `nodejs_compat`. There is no file system for keys and no time between requests: give the
+// private set as a secret (`wrangler secret put MCP_KEYS < .keys/mcp-private.json`).
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import { getAuthInfo, withAuthFetch } from 'mcp-auth-middleware';
 import { createMcpServer } from './tools.ts';

@@ -1,5 +1,5 @@
-// MCP over a WebSocket. Its handshake is an upgrade, which reaches no request handler and so no middleware: ask the same
-// verifier. The token comes in the header, never in the query string, which ends up in logs.
+// MCP over a WebSocket. Its handshake is an upgrade, which reaches no request handler and so no middleware: ask the
+// same verifier. The token comes in the header, never in the query string, which ends up in logs.
 import { createServer } from 'node:http';
 import type { Transport } from '@modelcontextprotocol/server';
 import { type Auth, AuthError, bearerToken, getAuthInfo, JWETokenVerifier, runAs, withAuth } from 'mcp-auth-middleware';
@@ -28,7 +28,7 @@ async function connect(ws: WebSocket, auth: Auth): Promise<void> {
 const verifier = new JWETokenVerifier();
 const sockets = new WebSocketServer({ noServer: true });
 const options = { verifier, cors: { origin: ['https://app.example'] } };
-const server = createServer(withAuth((_req, res) => res.writeHead(426).end(), options)); // the public key, and nothing else
+const server = createServer(withAuth((_req, res) => res.writeHead(426).end(), options)); // the public key alone
 
 server.on('upgrade', async (req, socket, head) => {
   socket.on('error', () => socket.destroy()); // the client may leave at any moment

@@ -353,7 +353,8 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
               verdictOf(uncached.authenticate(token)),
             ]);
             const [mine, theirs] = [describe(one), describe(other)];
-            // Each fetches the issuer's keys for itself, and does not wait for an issuer that is down while it has a set.
+            // Each fetches the issuer's keys for itself, and does not wait for an issuer that is down while it has a
+            // set.
             const otherKeys =
               signed && (wasFailing || !isDeepStrictEqual(fetched.get('/cached'), fetched.get('/uncached')));
             if (!isDeepStrictEqual(mine, theirs) && !otherKeys)

@@ -1,4 +1,5 @@
-// For `node --import`: a server that listens gets a free port instead of the one it asks for, and the parent is told which.
+// For `node --import`: a server that listens gets a free port instead of the one it asks for, and the parent is told
+// which.
 import { type AddressInfo, Server } from 'node:net';
 
 const { listen } = Server.prototype;

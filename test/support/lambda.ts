@@ -1,4 +1,5 @@
-// What API Gateway does for a Lambda function (payload format 2.0): node lambda.js FILE, whose `handler` gets the events.
+// What API Gateway does for a Lambda function (payload format 2.0): node lambda.js FILE, whose `handler` gets the
+// events.
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { buffer } from 'node:stream/consumers';
 import { pathToFileURL } from 'node:url';

@@ -1,4 +1,5 @@
-// What a framework with routes made of files does with them: node routes.js PATH=FILE…, whose exports are named after methods.
+// What a framework with routes made of files does with them: node routes.js PATH=FILE…, whose exports are named after
+// methods.
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { serve } from '@hono/node-server';

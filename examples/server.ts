@@ -1,6 +1,6 @@
 // An MCP server that knows who is asking: node:http, the official MCP SDK and one line of middleware.
 //
-//   npx mcp-auth-middleware generate
+//   npx --no mcp-auth-middleware generate
 //   MCP_KEY_FILE_PATH=.keys/mcp-private.json node server.ts     # Node 22.18 or later; compile it for Node 20
 //
 // PAGE=browser.html serves that page at /. CORS_ORIGIN=https://app.example lets pages of that origin call the tools.

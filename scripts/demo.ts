@@ -93,7 +93,7 @@ async function showRefusal(url: string, headers: Record<string, string>): Promis
 /** Makes the keys and starts the example server with them. */
 async function startServer(folder: string): Promise<{ server: ChildProcess; url: string }> {
   step("Make the server's key pair (RSA-4096)");
-  code('$ npx mcp-auth-middleware generate');
+  code('$ npx --no mcp-auth-middleware generate');
   show(await command(folder, 'generate'));
   show(`(in ${folder})`);
 
@@ -145,7 +145,7 @@ async function tell(folder: string): Promise<void> {
   await showRefusal(url, { Authorization: `Bearer ${tampered}` });
 
   step('Stop the server and destroy the keys');
-  code('$ npx mcp-auth-middleware clean');
+  code('$ npx --no mcp-auth-middleware clean');
   server.kill('SIGINT'); // SIGTERM would have it wait for a load balancer
   await once(server, 'close');
   show(await command(folder, 'clean'));

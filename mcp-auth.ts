@@ -485,23 +485,19 @@ function readUint(jwk: Jwk, member: 'n' | 'e' | (typeof PRIVATE_MEMBERS)[number]
   return BigInt(`0x${bytes.toString('hex')}`);
 }
 
-const THUMBPRINT_MEMBERS = new Map<string, (keyof Jwk)[]>([
-  ['RSA', ['e', 'kty', 'n']],
-  ['EC', ['crv', 'kty', 'x', 'y']],
-  ['OKP', ['crv', 'kty', 'x']],
+const THUMBPRINT_MEMBERS = new Map([
+  ['RSA', ['e', 'kty', 'n'] as const],
+  ['EC', ['crv', 'kty', 'x', 'y'] as const],
+  ['OKP', ['crv', 'kty', 'x'] as const],
 ]);
 
 /** The required public members in lexicographic order (RFC 7638 §3.2). */
 function publicMembers(jwk: Jwk): Record<string, string> {
   const names = isObject(jwk) ? THUMBPRINT_MEMBERS.get(jwk.kty) : undefined;
   check(names, 'malformed', 'A thumbprint needs an RSA, EC or OKP key');
-  return Object.fromEntries(
-    names.map((name) => {
-      const value: unknown = jwk[name];
-      check(isString(value), 'malformed', `A thumbprint needs all public members of a key: "${name}" must be a string`);
-      return [name, value];
-    }),
-  );
+  const lacking = names.find((name) => !isString(jwk[name]));
+  check(!lacking, 'malformed', `A thumbprint needs all public members of a key: "${lacking}" must be a string`);
+  return Object.fromEntries(names.map((name) => [name, jwk[name] ?? '']));
 }
 
 /**
@@ -538,11 +534,11 @@ function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']) {
   check(operable, 'unsupported', `"key_ops" must include ${operations.join(' or ')}`);
   check(isRsaAlg(alg), 'unsupported', '"alg" must be RSA-OAEP-256 or RSA-OAEP');
   check(isOptional(isString, kid), 'malformed', '"kid" must be a string');
-  const { modulusOctets } = readModulus(jwk);
+  const { n: modulus, modulusOctets } = readModulus(jwk);
   const publicKey = createPublicKey({ key: { kty: 'RSA', n: jwk.n ?? '', e: jwk.e ?? '' }, format: 'jwk' });
   const { n = '', e = '' } = publicKey.export({ format: 'jwk' });
   const publicJwk = { kty, n, e, kid: kid ?? jwkThumbprint({ kty, n, e }), alg, use: 'enc' } as const;
-  return { kid: publicJwk.kid, alg, modulusOctets, publicKey, publicJwk };
+  return { kid: publicJwk.kid, alg, modulus, modulusOctets, publicKey, publicJwk };
 }
 
 function readTimes(jwk: Jwk): { start: number; exp: number } {
@@ -556,7 +552,6 @@ function readTimes(jwk: Jwk): { start: number; exp: number } {
 function importPrivate(jwk: Jwk): DecryptionKey {
   const known = importPublic(jwk, ['decrypt', 'unwrapKey']);
   check('d' in jwk, 'public_only', 'is a public key; the server needs the private one (mcp-private.json)');
-  const { n } = readModulus(jwk);
   const primes = PRIVATE_MEMBERS.every((member) => member in jwk);
   const remedy = 'restore it from a backup or generate a new key';
   check(primes, 'malformed', `a private key needs all of d, p, q, dp, dq and qi (RFC 7518 §6.3.2); ${remedy}`);
@@ -565,8 +560,8 @@ function importPrivate(jwk: Jwk): DecryptionKey {
   const consistent =
     p > 1n &&
     q > 1n &&
-    p * q === n &&
-    d < n &&
+    p * q === known.modulus &&
+    d < known.modulus &&
     qi < p &&
     dp === d % (p - 1n) &&
     dq === d % (q - 1n) &&
@@ -574,10 +569,10 @@ function importPrivate(jwk: Jwk): DecryptionKey {
     (d * 65537n) % (q - 1n) === 1n &&
     (qi * q) % p === 1n;
   check(consistent, 'inconsistent', `its members do not belong together; ${remedy}`);
-  const { kty, n: modulus, e } = known.publicJwk;
-  const id = `${known.kid} ${known.alg} ${jwkThumbprint({ kty, n: modulus, e })}`;
+  const { kty, n, e } = known.publicJwk;
+  const id = `${known.kid} ${known.alg} ${jwkThumbprint({ kty, n, e })}`;
   const members = Object.fromEntries(PRIVATE_MEMBERS.map((member) => [member, jwk[member]]));
-  return { ...known, id, privateJwk: { kty, n: modulus, e, ...members }, idle: [], ...readTimes(jwk) };
+  return { ...known, id, privateJwk: { kty, n, e, ...members }, idle: [], ...readTimes(jwk) };
 }
 
 /** What must hold for the keys of a server together. */
@@ -658,13 +653,10 @@ function candidateKeys(keys: readonly DecryptionKey[], jwe: CompactJwe, now: num
 async function unwrapKey(key: DecryptionKey, encryptedKey: Uint8Array): Promise<Buffer> {
   const random = randomBytes(32);
   const { subtle } = webcrypto; // off the event loop; node:crypto's privateDecrypt would block it for milliseconds
-  const { subtle: sha } = OAEP[key.alg];
-  const cryptoKey =
-    key.idle.pop() ??
-    (await subtle.importKey('jwk', withoutPrototype(key.privateJwk), { name: 'RSA-OAEP', hash: sha }, false, [
-      'decrypt',
-    ]));
-  const cek = await subtle.decrypt({ name: 'RSA-OAEP' }, cryptoKey, new Uint8Array(encryptedKey)).then(
+  const algorithm = { name: 'RSA-OAEP', hash: OAEP[key.alg].subtle };
+  const jwk = withoutPrototype(key.privateJwk);
+  const cryptoKey = key.idle.pop() ?? (await subtle.importKey('jwk', jwk, algorithm, false, ['decrypt']));
+  const cek = await subtle.decrypt(algorithm, cryptoKey, new Uint8Array(encryptedKey)).then(
     (bytes) => Buffer.from(bytes),
     () => random,
   );
@@ -705,15 +697,12 @@ interface VerificationKey {
   algs: readonly BoundAlg[];
   publicKey: KeyObject;
 }
+const PKCS1 = { padding: constants.RSA_PKCS1_PADDING };
+const PSS = { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 };
 /** Which key a signature algorithm takes and how (RFC 7518 §3, RFC 8037). What is not here, such as `none`, is not. */
 const SIGNATURES = {
-  RS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: { padding: constants.RSA_PKCS1_PADDING } },
-  PS256: {
-    kty: 'RSA',
-    crv: undefined,
-    digest: 'sha256',
-    options: { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 },
-  },
+  RS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: PKCS1 },
+  PS256: { kty: 'RSA', crv: undefined, digest: 'sha256', options: PSS },
   ES256: { kty: 'EC', crv: 'P-256', digest: 'sha256', options: { dsaEncoding: 'ieee-p1363' } },
   EdDSA: { kty: 'OKP', crv: 'Ed25519', digest: null, options: {} },
 } as const;
@@ -722,31 +711,22 @@ const boundAlg = (alg: unknown): BoundAlg | undefined =>
   BOUND_ALGS.find((known) => known === (alg === 'Ed25519' ? 'EdDSA' : alg));
 
 /** The key's own `alg`; without one, the entries of `algorithms` that fit its type, else RS256, ES256 or EdDSA. */
-function signatureAlgs(
-  jwk: Jwk,
-  operation: 'sign' | 'verify',
-  algorithms: readonly SignatureAlg[] | undefined,
-): BoundAlg[] {
+function signatureAlgs(jwk: Jwk, operation: 'sign' | 'verify', algorithms?: readonly SignatureAlg[]): BoundAlg[] {
   const { kty, crv, use, key_ops: ops, alg } = jwk;
-  check(
-    isOptional((value) => value === 'sig', use),
-    'unsupported',
-    '"use" is not sig',
-  );
+  check(use === undefined || use === 'sig', 'unsupported', '"use" is not sig');
   const operable = ops === undefined || (isStrings(ops) && ops.includes(operation));
   check(operable, 'unsupported', `"key_ops" lacks ${operation}`);
   const fitting = BOUND_ALGS.filter((name) => SIGNATURES[name].kty === kty && SIGNATURES[name].crv === crv);
   check(fitting.length > 0, 'unsupported', '"kty" and "crv" are none of RSA, EC P-256 and OKP Ed25519');
-  const own =
-    alg === undefined ? fitting.slice(0, algorithms ? undefined : 1) : fitting.filter((name) => name === boundAlg(alg));
+  const own = alg === undefined ? fitting : fitting.filter((name) => name === boundAlg(alg));
   check(own.length > 0, 'unsupported', '"alg" is not RS256, PS256, ES256 or EdDSA, or does not fit the key');
   const allowed = algorithms?.map(boundAlg);
-  const bound = allowed ? own.filter((name) => allowed.includes(name)) : own;
+  const bound = allowed ? own.filter((name) => allowed.includes(name)) : own.slice(0, 1);
   check(bound.length > 0, 'unsupported', 'its algorithm is not in "algorithms"');
   return bound;
 }
 
-function importVerificationKey(jwk: Jwk, algorithms: readonly SignatureAlg[] | undefined): VerificationKey {
+function importVerificationKey(jwk: Jwk, algorithms?: readonly SignatureAlg[]): VerificationKey {
   check(!('d' in jwk) && !('k' in jwk), 'private', 'is a private or secret key');
   check(isOptional(isString, jwk.kid), 'malformed', '"kid" is not a string');
   const algs = signatureAlgs(jwk, 'verify', algorithms);
@@ -765,10 +745,7 @@ function importVerificationKey(jwk: Jwk, algorithms: readonly SignatureAlg[] | u
 }
 
 /** The usable keys of an issuer's set by id. Foreign, encryption and unsound keys are skipped; a refusal says why. */
-function readVerificationKeys(
-  set: unknown,
-  algorithms: readonly SignatureAlg[] | undefined,
-): Map<string, VerificationKey> {
+function readVerificationKeys(set: unknown, algorithms?: readonly SignatureAlg[]): Map<string, VerificationKey> {
   check(isObject(set) && Array.isArray(set['keys']), 'malformed', 'is not a JWK Set, an object with an array "keys"');
   const skipped: string[] = [];
   const usable = set['keys'].flatMap((jwk: unknown, index): VerificationKey[] => {
@@ -813,9 +790,7 @@ function fittingKeys(jws: CompactJws, keys: ReadonlyMap<string, VerificationKey>
 function verifySignature(jws: CompactJws, key: VerificationKey): boolean {
   const { digest, options } = SIGNATURES[jws.alg];
   try {
-    return (
-      key.algs.includes(jws.alg) && verify(digest, jws.signingInput, { key: key.publicKey, ...options }, jws.signature)
-    );
+    return verify(digest, jws.signingInput, { key: key.publicKey, ...options }, jws.signature);
   } catch {
     return false;
   }
@@ -928,10 +903,9 @@ const verifiedUsers = new WeakSet<object>();
 function describeToken(
   token: string,
   header: JweHeader,
-  claims: AuthUser,
   key: DecryptionKey,
-  signer: VerifiedToken['signer'],
-  { claimsMember }: TokenRules,
+  { claims, signer }: Pick<VerifiedToken, 'claims' | 'signer'>,
+  claimsMember: string | undefined,
 ): VerifiedToken {
   for (const name of ['iss', 'sub', 'aud']) {
     const copied = header[name] === undefined || JSON.stringify(header[name]) === JSON.stringify(claims[name]);
@@ -1161,9 +1135,9 @@ async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<str
   const { key, alg } = about('sign.key', () => {
     const { kty, n, e, crv, x, y, kid, alg: own } = jwk;
     check(isText(jwk.d), 'unsupported', 'must be a private JWK for signatures: RSA, EC on P-256 or OKP Ed25519');
-    const [bound] = signatureAlgs(jwk, 'sign', undefined);
+    const [bound] = signatureAlgs(jwk, 'sign');
     const members = withoutPrototype({ kty, n, e, crv, x, y, kid, alg: bound }) as Jwk;
-    return { key: importVerificationKey(members, undefined), alg: own ?? bound };
+    return { key: importVerificationKey(members), alg: own ?? bound };
   });
   const [bound = 'EdDSA'] = key.algs;
   const header = JSON.stringify({ alg, kid: key.kid, typ: 'JWT' });
@@ -2037,18 +2011,19 @@ class Verifier {
    * @param resource who the server is, for tokens that need not name an audience
    * @throws AuthError either way
    */
-  admit(id: string, token: string, resource: readonly string[]): KnownToken | Promise<KnownToken> {
+  admit(id: string, token: string, resource: readonly string[], now: number): KnownToken | Promise<KnownToken> {
     const known = this.#cache?.get(id);
-    const update =
-      known?.auth.issuer === undefined ? undefined : this.#issuers.get(known.auth.issuer)?.update(this.now());
-    if (known && update) {
-      const again = (): KnownToken | Promise<KnownToken> => this.#current(id, known) ?? this.#verifyOnce(id, token)();
-      return this.wait(() => update.then(again).then((verified) => this.#judge(verified, resource, true)));
-    }
-    const current = known && this.#current(id, known);
-    if (current) return this.#judge(current, resource, false);
-    const verify = this.#verifyOnce(id, token);
-    return this.wait(() => verify().then((verified) => this.#judge(verified, resource, true)));
+    const issuer = known?.auth.issuer === undefined ? undefined : this.#issuers.get(known.auth.issuer);
+    const update = issuer?.update(now);
+    if (!update && known && this.#isCurrent(id, known, now)) return this.#judge(known, resource, now);
+    const verify = update ? undefined : this.#verifyOnce(id, token);
+    const start = async (): Promise<KnownToken> => {
+      if (update) await update; // otherwise at once: who asks next must find the operation
+      const current = update && known && this.#isCurrent(id, known, this.now());
+      const verified = current ? known : await (verify ?? this.#verifyOnce(id, token))();
+      return this.#judge(verified, resource, this.now(), true);
+    };
+    return this.wait(start);
   }
 
   /** Counts who waits, so that whatever hangs holds a bounded number of requests. */
@@ -2061,16 +2036,21 @@ class Verifier {
     });
   }
 
-  #current(id: string, known: KnownToken): KnownToken | undefined {
-    if (isCurrent(known, this.keys.byId, this.now())) return known;
-    this.#cache?.delete(id);
-    return undefined;
+  #isCurrent(id: string, known: KnownToken, now: number): boolean {
+    const current = isCurrent(known, this.keys.byId, now);
+    if (!current) this.#cache?.delete(id);
+    return current;
   }
 
   /** @param counted whether the request is among those that wait already */
-  #judge(token: KnownToken, resource: readonly string[], counted: boolean): KnownToken | Promise<KnownToken> {
+  #judge(
+    token: KnownToken,
+    resource: readonly string[],
+    now: number,
+    counted = false,
+  ): KnownToken | Promise<KnownToken> {
     try {
-      judgeToken(token, this.#rules, resource, this.now());
+      judgeToken(token, this.#rules, resource, now);
     } catch (error) {
       throw withKeyId(error, token.auth.keyId);
     }
@@ -2124,10 +2104,8 @@ class Verifier {
         this.#operations -= 1;
       });
       const nested = isNested(jwe.header, this.#issuers);
-      const { claims, signer } = nested
-        ? await this.#verifySigned(plaintext)
-        : { claims: readClaims(plaintext), signer: undefined };
-      const verified = describeToken(token, jwe.header, claims, key, signer, this.#rules);
+      const read = nested ? await this.#verifySigned(plaintext) : { claims: readClaims(plaintext), signer: undefined };
+      const verified = describeToken(token, jwe.header, key, read, this.#rules.claimsMember);
       // The keys may have changed meanwhile.
       if (!isCurrent(verified, this.keys.byId, this.now())) throw new AuthError('unknown_key');
       return { ...verified, principal: principalOf(verified) };
@@ -2136,7 +2114,7 @@ class Verifier {
     }
   }
 
-  async #verifySigned(plaintext: Buffer): Promise<{ claims: AuthUser; signer: NonNullable<VerifiedToken['signer']> }> {
+  async #verifySigned(plaintext: Buffer): Promise<Pick<VerifiedToken, 'claims' | 'signer'>> {
     const jws = parseJws(plaintext);
     const claims = readClaims(jws.payload);
     const issuer = pickIssuer(claims, this.#issuers);
@@ -2169,7 +2147,7 @@ export class JWETokenVerifier {
     if (!isString(token)) throw new AuthError('malformed');
     const catchUp = verifier.keys.catchUp(verifier.now());
     if (catchUp) await verifier.wait(() => catchUp);
-    return (await verifier.admit(verifier.identify(token), token, [])).auth;
+    return (await verifier.admit(verifier.identify(token), token, [], verifier.now())).auth;
   }
 
   /** The JWK Set to publish: the active public key; empty while no key is valid. */
@@ -2478,10 +2456,11 @@ class Policy {
   decide(head: Head): Decision | Promise<Decision> {
     const started = this.#isHeard() ? performance.now() : 0;
     try {
-      const catchUp = this.#verifier.keys.catchUp(this.#verifier.now());
+      const now = this.#verifier.now();
+      const catchUp = this.#verifier.keys.catchUp(now);
       const decision = catchUp
-        ? this.#verifier.wait(() => catchUp).then(() => this.#decide(head, started))
-        : this.#decide(head, started);
+        ? this.#verifier.wait(() => catchUp).then(() => this.#decide(head, started, this.#verifier.now()))
+        : this.#decide(head, started, now);
       if (!(decision instanceof Promise)) return decision;
       return decision.catch((error: unknown) => this.#refuse(head, error, started));
     } catch (error) {
@@ -2499,7 +2478,7 @@ class Policy {
     return { status, headers, body: refusalBody(refusal) };
   }
 
-  #decide(head: Head, started: number): Decision | Promise<Decision> {
+  #decide(head: Head, started: number, now: number): Decision | Promise<Decision> {
     const document = this.#documents.get(head.path);
     if (document) return this.#tellPublic(answerDocument(head.method, document));
     this.#checkOrigin(head);
@@ -2512,7 +2491,7 @@ class Policy {
       });
     }
     if (head.isRepeated(this.#tokenHeader)) throw new AuthError('duplicate_token');
-    return this.#authenticate(head, started);
+    return this.#authenticate(head, started, now);
   }
 
   #tellPublic<D extends Decision>(decision: D): D {
@@ -2527,8 +2506,8 @@ class Policy {
     const { host = '' } = head;
     const own = host === '' || host === this.#ownHost || this.#isOwnHost(host);
     // Without allowedHosts only where a page can reach what others cannot, and can mint the tokens for it.
-    const rebound = head.isLocal && (!this.#verifier.signed || this.#options.anonymous === true);
-    if (!own && (this.#options.allowedHosts || rebound)) {
+    const exposed = !this.#verifier.signed || this.#options.anonymous === true;
+    if (!own && (this.#options.allowedHosts || (exposed && head.isLocal))) {
       warnOnce(
         'MCP_AUTH_HOST',
         'A request for a Host that is not this server was refused; set allowedHosts or resource',
@@ -2551,7 +2530,7 @@ class Policy {
     return this.#origins.has(origin) || this.#origins.has('*');
   }
 
-  #authenticate(head: Head, started: number): Decision | Promise<Decision> {
+  #authenticate(head: Head, started: number, now: number): Decision | Promise<Decision> {
     const field = head.field(this.#tokenHeader) ?? '';
     const last = head.socket && this.#last.get(head.socket);
     const token = last?.field === field ? last.token : readBearer(field);
@@ -2561,7 +2540,7 @@ class Policy {
     }
     const id = last?.field === field ? last.id : this.#verifier.identify(token);
     const cached = this.#isHeard() && this.#verifier.isKnown(id);
-    const admitted = this.#verifier.admit(id, token, this.#audience);
+    const admitted = this.#verifier.admit(id, token, this.#audience, now);
     if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, cached));
     if (head.socket && last?.field !== field) this.#last.set(head.socket, { field, token, id });
     return this.#accept(head, admitted, started, cached);
@@ -2579,7 +2558,8 @@ class Policy {
     }
     const { sessions } = this.#verifier;
     const binding = this.#options.bindSessions === false ? undefined : { sessions, principal };
-    return { context: { auth: known?.auth, ...this.#server }, headers: this.#headers(head), binding };
+    const { resource, resourceMetadataUrl } = this.#server;
+    return { context: { auth: known?.auth, resource, resourceMetadataUrl }, headers: this.#headers(head), binding };
   }
 
   #isHeard(): boolean {

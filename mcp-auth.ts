@@ -599,11 +599,6 @@ function activeKey<K extends { start: number; exp: number }>(keys: readonly K[],
   return newest ?? usable.sort((a, b) => a.start - b.start)[0];
 }
 
-function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk'>[], now: number): JwkSet {
-  const active = activeKey(keys, now);
-  return { keys: active ? [{ ...active.publicJwk }] : [] };
-}
-
 // ## Audit surface: JWE
 // ---------------------
 
@@ -967,6 +962,12 @@ function judgeToken(token: VerifiedToken, rules: TokenRules, resource: readonly 
 
 // ## Producing
 // ------------
+
+/** The JWK Set of a server: the key that is published now. */
+function publish(keys: readonly Pick<DecryptionKey, 'start' | 'exp' | 'publicJwk'>[], now: number): JwkSet {
+  const active = activeKey(keys, now);
+  return { keys: active ? [{ ...active.publicJwk }] : [] };
+}
 
 /**
  * The key a server would publish now (the newest unexpired one whose `nbf` has come), with public members only.

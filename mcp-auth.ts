@@ -458,6 +458,11 @@ const MAX_KEYS = 4; // unexpired ones of one algorithm: a forged token without k
 const PRIVATE_MEMBERS = ['d', 'p', 'q', 'dp', 'dq', 'qi'] as const;
 const isPrivate = (jwk: object): boolean => PRIVATE_MEMBERS.some((member) => member in jwk);
 
+/** Says which key of a set a refusal is about, where there is more than one. */
+function aboutKey<T>(index: number, count: number, act: () => T): T {
+  return count === 1 ? act() : about(`key ${index + 1}`, act);
+}
+
 /** The keys of a JWK Set, or the one JWK. */
 function listKeys(set: unknown): Jwk[] {
   const keys = isObject(set) && Object.hasOwn(set, 'keys') ? set['keys'] : [set];
@@ -468,11 +473,6 @@ function listKeys(set: unknown): Jwk[] {
       return withoutPrototype(jwk) as unknown as Jwk;
     }),
   );
-}
-
-/** Says which key of a set a refusal is about, where there is more than one. */
-function aboutKey<T>(index: number, count: number, act: () => T): T {
-  return count === 1 ? act() : about(`key ${index + 1}`, act);
 }
 
 /** A big-endian integer in canonical form: no leading zero octet (RFC 7518 §2, Base64urlUInt). */
@@ -1254,14 +1254,6 @@ const printable = (text: string): string =>
 type Listener = (event: AuthEvent) => unknown;
 const diagnostics = channel('mcp-auth-middleware');
 
-/** Tells listeners and the diagnostics channel. */
-function tell(listeners: readonly Listener[], event: AuthEvent): void {
-  if (listeners.length === 0 && !diagnostics.hasSubscribers) return;
-  Object.freeze(event);
-  for (const listener of listeners) notify(listener, event);
-  if (diagnostics.hasSubscribers) context.run(NOBODY, () => diagnostics.publish(event));
-}
-
 /** In nobody's context. A listener that fails changes no answer. */
 function notify(listener: Listener, event: AuthEvent): void {
   const failed = (): void =>
@@ -1271,6 +1263,14 @@ function notify(listener: Listener, event: AuthEvent): void {
   } catch {
     failed();
   }
+}
+
+/** Tells listeners and the diagnostics channel. */
+function tell(listeners: readonly Listener[], event: AuthEvent): void {
+  if (listeners.length === 0 && !diagnostics.hasSubscribers) return;
+  Object.freeze(event);
+  for (const listener of listeners) notify(listener, event);
+  if (diagnostics.hasSubscribers) context.run(NOBODY, () => diagnostics.publish(event));
 }
 
 /** Where an exception of our own came from, for the operator. Its text may quote what it was thrown over. */
@@ -1305,13 +1305,6 @@ interface Refreshed {
 const refreshed = new Set<WeakRef<Refreshed>>();
 let ticking: NodeJS.Timeout | undefined;
 
-/** One timer for the process, once a second. It keeps neither the process nor an owner alive. */
-function keepFresh(owner: Refreshed): void {
-  refreshed.add(new WeakRef(owner));
-  ticking ??= context.run(NOBODY, () => setInterval(tickAll, 1000));
-  ticking.unref();
-}
-
 function tickAll(): void {
   for (const reference of refreshed) {
     const owner = reference.deref();
@@ -1325,6 +1318,13 @@ function tickAll(): void {
   if (refreshed.size > 0) return;
   clearInterval(ticking);
   ticking = undefined;
+}
+
+/** One timer for the process, once a second. It keeps neither the process nor an owner alive. */
+function keepFresh(owner: Refreshed): void {
+  refreshed.add(new WeakRef(owner));
+  ticking ??= context.run(NOBODY, () => setInterval(tickAll, 1000));
+  ticking.unref();
 }
 
 type Failure = AuthEvent & { message: string };
@@ -1349,14 +1349,6 @@ const WITHOUT_MODES = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x65735546, 0x786f4256,
 ]);
 
-/** What tells one state of a file from another, through a Kubernetes symlink swap as well. Refuses what is no file. */
-function describeFile(path: string, stat: BigIntStats): string {
-  const regular = stat.isFile() && stat.size <= MAX_KEY_FILE;
-  check(regular, 'unreadable', `${printable(path)}: must be a regular file of at most 1 MiB`);
-  if ((stat.mode & 0o004n) !== 0n) warnOfMode(path);
-  return [stat.mtimeNs, stat.ctimeNs, stat.size, stat.ino, stat.dev].join();
-}
-
 function warnOfMode(path: string): void {
   try {
     if (process.platform === 'win32' || WITHOUT_MODES.has(statfsSync(path).type >>> 0)) return;
@@ -1368,6 +1360,14 @@ function warnOfMode(path: string): void {
     'MCP_AUTH_KEY_FILE_MODE',
     `Every user of this machine can read the private keys in ${printable(path)}: ${remedy}`,
   );
+}
+
+/** What tells one state of a file from another, through a Kubernetes symlink swap as well. Refuses what is no file. */
+function describeFile(path: string, stat: BigIntStats): string {
+  const regular = stat.isFile() && stat.size <= MAX_KEY_FILE;
+  check(regular, 'unreadable', `${printable(path)}: must be a regular file of at most 1 MiB`);
+  if ((stat.mode & 0o004n) !== 0n) warnOfMode(path);
+  return [stat.mtimeNs, stat.ctimeNs, stat.size, stat.ino, stat.dev].join();
 }
 
 /** The JWKs of a key file. */
@@ -1386,6 +1386,15 @@ function parseKeyFile(path: string, text: Buffer): Jwk[] {
   return jwks;
 }
 
+/** The system's code of an error or of what caused it, such as ENOTFOUND. */
+function codeOf(error: unknown): string {
+  for (let cause = error, depth = 0; isObject(cause) && depth < 4; cause = cause['cause'], depth += 1) {
+    if (cause['name'] === 'TimeoutError') return 'timeout';
+    if (isText(cause['code'])) return cause['code'];
+  }
+  return error instanceof Error ? error.name : 'unknown';
+}
+
 /** What a failure to read means to the operator. */
 function unreadable(path: string, error: unknown): KeyError {
   if (error instanceof KeyError) return error;
@@ -1396,15 +1405,6 @@ function unreadable(path: string, error: unknown): KeyError {
     return new KeyError('missing', `${shown}: no such key file; ${remedy}`);
   }
   return new KeyError('unreadable', `${shown}: cannot be read (${code}); the server's user needs read permission`);
-}
-
-/** The system's code of an error or of what caused it, such as ENOTFOUND. */
-function codeOf(error: unknown): string {
-  for (let cause = error, depth = 0; isObject(cause) && depth < 4; cause = cause['cause'], depth += 1) {
-    if (cause['name'] === 'TimeoutError') return 'timeout';
-    if (isText(cause['code'])) return cause['code'];
-  }
-  return error instanceof Error ? error.name : 'unknown';
 }
 
 /** Looks at key files, one at a time in this process: four that hang would take the thread pool, RSA with it. */
@@ -2130,6 +2130,10 @@ class Verifier {
 
 const verifiers = new WeakMap<JWETokenVerifier, Verifier>();
 
+function verifierOf(verifier: JWETokenVerifier): Verifier {
+  return verifiers.get(verifier) ?? refuseOptions('option "verifier" must be a JWETokenVerifier');
+}
+
 /** Verifies tokens outside the middleware: in an `upgrade` handler, a queue consumer, a test. */
 export class JWETokenVerifier {
   /** @throws KeyError for bad options, and when there is no usable key */
@@ -2163,10 +2167,6 @@ export class JWETokenVerifier {
   }
 }
 
-function verifierOf(verifier: JWETokenVerifier): Verifier {
-  return verifiers.get(verifier) ?? refuseOptions('option "verifier" must be a JWETokenVerifier');
-}
-
 // ## Decision
 // -----------
 
@@ -2197,7 +2197,8 @@ class NodeHead {
 
   constructor(req: RequestLike) {
     const { method, headers, rawHeaders, socket } = req;
-    const original = Object.hasOwn(req, 'originalUrl') ? req.originalUrl : undefined; // never one that is inherited
+    const { originalUrl } = req;
+    const original = originalUrl !== undefined && Object.hasOwn(req, 'originalUrl') ? originalUrl : undefined;
     const target = isString(original) ? original : isString(req.url) ? req.url : '';
     const query = target.indexOf('?');
     this.method = isString(method) ? method : '';
@@ -2217,8 +2218,10 @@ class NodeHead {
 
   /** A field as the handler sees it. */
   field(name: string): string | undefined {
-    const value = Object.hasOwn(this.#headers, name) ? this.#headers[name] : undefined;
-    return value === undefined || isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
+    const value = this.#headers[name];
+    // Most fields that are asked for are absent; one that is inherited was not sent.
+    if (value === undefined || !Object.hasOwn(this.#headers, name)) return undefined;
+    return isString(value) ? value : Array.isArray(value) ? value.join(', ') : String(value);
   }
 
   /** Whether the client sent the field more than once, whatever became of that. */
@@ -2391,6 +2394,12 @@ function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, ()
   return documents;
 }
 
+/** A resource without a path is written with the slash or without. */
+function namesOf(resource: string): string[] {
+  const { origin, href } = new URL(resource);
+  return href === `${origin}/` ? [...new Set([resource, origin, href])] : [resource];
+}
+
 /** Whose verifier it is, and the options that are not its own. */
 function openVerifier(options: AuthOptions): Verifier {
   const { verifier, resource } = options;
@@ -2404,10 +2413,12 @@ function openVerifier(options: AuthOptions): Verifier {
   return verifierOf(verifier ?? new JWETokenVerifier(own));
 }
 
-/** A resource without a path is written with the slash or without. */
-function namesOf(resource: string): string[] {
-  const { origin, href } = new URL(resource);
-  return href === `${origin}/` ? [...new Set([resource, origin, href])] : [resource];
+/** Whether an Origin is the page's own host, whatever ends TLS in front. */
+function isOriginOf(origin: string, host: string): boolean {
+  if (!isHttpUrl(origin)) return false;
+  const { protocol, host: expected } = new URL(origin);
+  const own = `${protocol}//${host}`;
+  return isOrigin(origin) && URL.canParse(own) && new URL(own).host === expected;
 }
 
 /** From a request's head to what it gets. The rows of the contract apply in the order of the code. */
@@ -2662,14 +2673,6 @@ class Policy {
   }
 }
 
-/** Whether an Origin is the page's own host, whatever ends TLS in front. */
-function isOriginOf(origin: string, host: string): boolean {
-  if (!isHttpUrl(origin)) return false;
-  const { protocol, host: expected } = new URL(origin);
-  const own = `${protocol}//${host}`;
-  return isOrigin(origin) && URL.canParse(own) && new URL(own).host === expected;
-}
-
 // ## Context
 // ----------
 
@@ -2688,6 +2691,17 @@ function contextOf(request: object | undefined): RequestContext {
     'this is no request that the middleware has seen; pass the raw one (request.raw, ctx.req, c.req.raw)',
   );
   return bound.context;
+}
+
+function describeAuth({ auth, resource, resourceMetadataUrl }: RequestContext): AuthInfo | undefined {
+  if (!auth) return undefined;
+  const { user, token, scopes, expiresAt } = auth;
+  const clientId = [user['client_id'], user['azp'], user.sub].find(isString) ?? '';
+  const info: AuthInfo = { token, clientId, scopes: [...scopes], extra: user };
+  if (expiresAt !== undefined) info.expiresAt = expiresAt;
+  if (resource !== undefined) info.resource = new URL(resource);
+  if (resourceMetadataUrl !== undefined) info.resourceMetadataUrl = resourceMetadataUrl;
+  return info;
 }
 
 /**
@@ -2715,17 +2729,6 @@ export function getAuth(req?: object): Auth | undefined {
  */
 export function getAuthInfo<T extends Partial<AuthInfo> | undefined = AuthInfo | undefined>(req?: object): T {
   return describeAuth(contextOf(req)) as T;
-}
-
-function describeAuth({ auth, resource, resourceMetadataUrl }: RequestContext): AuthInfo | undefined {
-  if (!auth) return undefined;
-  const { user, token, scopes, expiresAt } = auth;
-  const clientId = [user['client_id'], user['azp'], user.sub].find(isString) ?? '';
-  const info: AuthInfo = { token, clientId, scopes: [...scopes], extra: user };
-  if (expiresAt !== undefined) info.expiresAt = expiresAt;
-  if (resource !== undefined) info.resource = new URL(resource);
-  if (resourceMetadataUrl !== undefined) info.resourceMetadataUrl = resourceMetadataUrl;
-  return info;
 }
 
 /**
@@ -2761,64 +2764,24 @@ type WithCallback =
   | 'writeProcessing'
   | 'createPushResponse'
   | 'setTimeout';
-type Replaced = { [name in WithCallback | 'emit' | 'writeHead']?: Method };
+type Methods = { [name in WithCallback | 'emit' | 'writeHead']?: Method | undefined };
 /** What requests and answers of all hosts have in common here, emulations and those of fetch too. */
-interface Bound extends Replaced {
+interface Bound extends Methods {
   [BINDING]?: Binding;
   listenerCount?(name: unknown): number;
   getHeader?(name: string): unknown;
 }
 
-const plainEmit: unknown = EventEmitter.prototype.emit;
-const nothing: Method = () => undefined;
-
-/**
- * The context of one request or answer. Listeners would be called in the socket's context and callbacks in the
- * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives
- * the request. Private fields: whoever logs `req` logs no token.
- */
+/** What goes with one request or answer. In private fields: whoever logs `req` logs no token. */
 class Binding {
   #context: RequestContext;
   #sessions: readonly SessionBinding[] | undefined;
   /** The methods as they were. */
-  readonly #methods: { [name in keyof Replaced]: Method | undefined };
+  readonly #methods: Methods;
 
-  private constructor(bound: Bound, request: RequestContext) {
-    bound[BINDING] = this;
+  constructor(request: RequestContext, methods: Methods) {
     this.#context = request;
-    const { emit, writeHead, write, end, writeContinue, writeEarlyHints, writeInformation, writeProcessing } = bound;
-    const { createPushResponse, setTimeout } = bound;
-    const methods: { [name in keyof Replaced]: Method | undefined } = {
-      emit,
-      writeHead,
-      write,
-      end,
-      writeContinue,
-      writeEarlyHints,
-      writeInformation,
-      writeProcessing,
-      createPushResponse,
-      setTimeout,
-    };
     this.#methods = methods;
-    // Name by name: stores by a computed key would turn the object into a dictionary, slow for everybody.
-    if (emit) bound.emit = Binding.#emit;
-    if (writeHead) bound.writeHead = Binding.#writeHead;
-    if (write) bound.write = WITH_CALLBACK.write;
-    if (end) bound.end = WITH_CALLBACK.end;
-    if (writeContinue) bound.writeContinue = WITH_CALLBACK.writeContinue;
-    if (writeEarlyHints) bound.writeEarlyHints = WITH_CALLBACK.writeEarlyHints;
-    if (writeInformation) bound.writeInformation = WITH_CALLBACK.writeInformation;
-    if (writeProcessing) bound.writeProcessing = WITH_CALLBACK.writeProcessing;
-    if (createPushResponse) bound.createPushResponse = WITH_CALLBACK.createPushResponse;
-    if (setTimeout) bound.setTimeout = WITH_CALLBACK.setTimeout;
-  }
-
-  static bind(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
-    const bound: Bound = target;
-    const binding = (Object.hasOwn(bound, BINDING) && bound[BINDING]) || new Binding(bound, request);
-    binding.context = request;
-    if (sessions) binding.watch(sessions);
   }
 
   get context(): RequestContext {
@@ -2827,60 +2790,34 @@ class Binding {
   set context(request: RequestContext) {
     this.#context = request;
   }
+  get sessions(): readonly SessionBinding[] | undefined {
+    return this.#sessions;
+  }
   watch(sessions: SessionBinding): void {
     this.#sessions = this.#sessions ? [...this.#sessions, sessions] : [sessions];
   }
-
-  /** One function for all requests: a closure for each would cost as much as the rest of the way here. */
-  static #emit(this: Bound, ...args: unknown[]): unknown {
-    const binding = this[BINDING];
-    if (!binding) return false;
-    const { emit = nothing } = binding.#methods;
-    // Most events have no listener; an error would be thrown.
-    if (emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0) return false;
-    return context.run(binding.#context, Reflect.apply, emit, this, args);
+  /** Calls a method as it was. */
+  call(name: keyof Methods, bound: Bound, args: unknown[]): unknown {
+    const method = this.#methods[name];
+    return method && Reflect.apply(method, bound, args);
   }
-
-  /** Node calls writeHead for implicit heads too. */
-  static #writeHead(this: Bound, ...args: unknown[]): unknown {
-    const binding = this[BINDING];
-    if (!binding) return undefined;
-    if (binding.#sessions) {
-      const named = args.length > 1 ? args.flatMap((headers) => findFields(headers, 'mcp-session-id')) : [];
-      const opened = named.length > 0 ? named : this.getHeader?.('mcp-session-id');
-      for (const id of opened === undefined ? [] : [opened].flat(2)) {
-        for (const { sessions, principal } of binding.#sessions) sessions.bind(String(id), principal);
-      }
-    }
-    return Reflect.apply(binding.#methods.writeHead ?? nothing, this, args);
-  }
-
-  static withCallback(name: WithCallback): Method {
-    return function (this: Bound, ...args: unknown[]): unknown {
-      const binding = this[BINDING];
-      if (!binding) return undefined;
-      const callback = args.at(-1);
-      if (typeof callback === 'function') {
-        const request = binding.#context;
-        args[args.length - 1] = function (this: unknown, ...results: unknown[]): unknown {
-          return context.run(request, Reflect.apply, callback, this, results);
-        };
-      }
-      return Reflect.apply(binding.#methods[name] ?? nothing, this, args);
-    };
+  get emit(): Method | undefined {
+    return this.#methods.emit;
   }
 }
 
-const WITH_CALLBACK: Record<WithCallback, Method> = {
-  write: Binding.withCallback('write'),
-  end: Binding.withCallback('end'),
-  writeContinue: Binding.withCallback('writeContinue'),
-  writeEarlyHints: Binding.withCallback('writeEarlyHints'),
-  writeInformation: Binding.withCallback('writeInformation'),
-  writeProcessing: Binding.withCallback('writeProcessing'),
-  createPushResponse: Binding.withCallback('createPushResponse'),
-  setTimeout: Binding.withCallback('setTimeout'),
-};
+const plainEmit: unknown = EventEmitter.prototype.emit;
+
+// The functions that take the place of methods are the same for all requests: closures for each would cost as much as
+// the rest of the way here.
+
+function emitInContext(this: Bound, ...args: unknown[]): unknown {
+  const binding = this[BINDING];
+  if (!binding?.emit) return false;
+  // Most events have no listener; an error would be thrown.
+  if (binding.emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0) return false;
+  return context.run(binding.context, Reflect.apply, binding.emit, this, args);
+}
 
 /** The values of a field among what `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
 function findFields(headers: unknown, name: string): unknown[] {
@@ -2891,6 +2828,87 @@ function findFields(headers: unknown, name: string): unknown[] {
     const field = at % 2 === 1 ? fields[at - 1] : undefined;
     return isString(field) && field.toLowerCase() === name;
   });
+}
+
+/** Binds the sessions that an answer names. Node calls writeHead for implicit heads too. */
+function writeHeadAndBind(this: Bound, ...args: unknown[]): unknown {
+  const binding = this[BINDING];
+  if (!binding) return undefined;
+  if (binding.sessions) {
+    const named = args.length > 1 ? args.flatMap((headers) => findFields(headers, 'mcp-session-id')) : [];
+    const opened = named.length > 0 ? named : this.getHeader?.('mcp-session-id');
+    for (const id of opened === undefined ? [] : [opened].flat(2)) {
+      for (const { sessions, principal } of binding.sessions) sessions.bind(String(id), principal);
+    }
+  }
+  return binding.call('writeHead', this, args);
+}
+
+function callBackInContext(name: WithCallback): Method {
+  return function (this: Bound, ...args: unknown[]): unknown {
+    const binding = this[BINDING];
+    if (!binding) return undefined;
+    const callback = args.at(-1);
+    if (typeof callback === 'function') {
+      const request = binding.context;
+      args[args.length - 1] = function (this: unknown, ...results: unknown[]): unknown {
+        return context.run(request, Reflect.apply, callback, this, results);
+      };
+    }
+    return binding.call(name, this, args);
+  };
+}
+
+const IN_CONTEXT: Record<WithCallback, Method> = {
+  write: callBackInContext('write'),
+  end: callBackInContext('end'),
+  writeContinue: callBackInContext('writeContinue'),
+  writeEarlyHints: callBackInContext('writeEarlyHints'),
+  writeInformation: callBackInContext('writeInformation'),
+  writeProcessing: callBackInContext('writeProcessing'),
+  createPushResponse: callBackInContext('createPushResponse'),
+  setTimeout: callBackInContext('setTimeout'),
+};
+
+/** Name by name: stores by a computed key would turn the object into a dictionary, slow for everybody. */
+function replaceMethods(bound: Bound, request: RequestContext): Binding {
+  const { emit, writeHead, write, end, writeContinue, writeEarlyHints, writeInformation, writeProcessing } = bound;
+  const { createPushResponse, setTimeout } = bound;
+  if (emit) bound.emit = emitInContext;
+  if (writeHead) bound.writeHead = writeHeadAndBind;
+  if (write) bound.write = IN_CONTEXT.write;
+  if (end) bound.end = IN_CONTEXT.end;
+  if (writeContinue) bound.writeContinue = IN_CONTEXT.writeContinue;
+  if (writeEarlyHints) bound.writeEarlyHints = IN_CONTEXT.writeEarlyHints;
+  if (writeInformation) bound.writeInformation = IN_CONTEXT.writeInformation;
+  if (writeProcessing) bound.writeProcessing = IN_CONTEXT.writeProcessing;
+  if (createPushResponse) bound.createPushResponse = IN_CONTEXT.createPushResponse;
+  if (setTimeout) bound.setTimeout = IN_CONTEXT.setTimeout;
+  return new Binding(request, {
+    emit,
+    setTimeout,
+    writeHead,
+    write,
+    end,
+    writeContinue,
+    writeEarlyHints,
+    writeInformation,
+    writeProcessing,
+    createPushResponse,
+  });
+}
+
+/**
+ * Binds a request or answer to a context. Its listeners would be called in the socket's and its callbacks in the
+ * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives
+ * the request.
+ */
+function bindContext(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
+  const bound: Bound = target;
+  const known = bound[BINDING] && Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
+  const binding = known ?? (bound[BINDING] = replaceMethods(bound, request));
+  binding.context = request;
+  if (sessions) binding.watch(sessions);
 }
 
 // ## Adapters
@@ -2950,8 +2968,8 @@ function enter({ context: request, headers, binding }: Admission, req: RequestLi
     Reflect.deleteProperty(req, 'auth'); // whoever set it, it is not this request's
     if (req.auth !== undefined) req.auth = undefined;
   }
-  Binding.bind(req, request, undefined);
-  Binding.bind(res, request, binding);
+  bindContext(req, request, undefined);
+  bindContext(res, request, binding);
 }
 
 /** Whether somebody else has answered meanwhile, or nobody is there to be answered. */
@@ -3039,6 +3057,20 @@ export function authMiddleware(
   };
 }
 
+function withHeaders(response: Response, headers: Record<string, string>): Response {
+  const set = (to: Headers): void => {
+    for (const [name, value] of Object.entries(headers)) to[name === 'vary' ? 'append' : 'set'](name, value);
+  };
+  try {
+    set(response.headers);
+    return response;
+  } catch {
+    const open = new Response(response.body, response); // the handler's was immutable, such as one that fetch gave
+    set(open.headers);
+    return open;
+  }
+}
+
 /**
  * The same for servers that answer a `Request` with a `Response`. Sets `request.auth`. A body that is pulled after the
  * handler has returned is outside its context: read the user before.
@@ -3060,24 +3092,10 @@ export function withAuthFetch<Rest extends unknown[]>(
     if (request.signal?.aborted) return new Response(null, { status: 503 });
     const { context: admitted, headers, binding } = decision;
     Object.assign(request, { auth: describeAuth(admitted) });
-    Binding.bind(request, admitted, undefined);
+    bindContext(request, admitted, undefined);
     const response = await context.run(admitted, () => handler(request, ...rest));
     const opened = response.headers.get('mcp-session-id');
     if (opened !== null) binding?.sessions.bind(opened, binding.principal);
     return headers === NO_HEADERS ? response : withHeaders(response, headers);
   };
-}
-
-function withHeaders(response: Response, headers: Record<string, string>): Response {
-  const set = (to: Headers): void => {
-    for (const [name, value] of Object.entries(headers)) to[name === 'vary' ? 'append' : 'set'](name, value);
-  };
-  try {
-    set(response.headers);
-    return response;
-  } catch {
-    const open = new Response(response.body, response); // the handler's was immutable, such as one that fetch gave
-    set(open.headers);
-    return open;
-  }
 }

@@ -409,7 +409,7 @@ const isObject = (value: unknown): value is JsonObject =>
 const isString = (value: unknown): value is string => typeof value === 'string';
 const isStrings = (value: unknown): value is string[] => Array.isArray(value) && value.every(isString);
 const isText = (value: unknown): value is string => isString(value) && value !== '';
-const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
+const isNumber = (value: unknown): value is number => Number.isFinite(value);
 const isOptional = (is: (value: unknown) => boolean, value: unknown): boolean => value === undefined || is(value);
 
 /** Own members only, so that a polluted Object.prototype adds none. */
@@ -1028,10 +1028,6 @@ export async function compactDecrypt(
   const [plaintext] = await decryptJwe(parsed, candidateKeys(known.keys, parsed, now));
   return { plaintext: new Uint8Array(plaintext), protectedHeader: parsed.header };
 }
-
-const refuseOptions = (message: string): never => {
-  throw new KeyError('option', message);
-};
 
 /** A misspelt option must not give an unsigned or a longer-lived token. */
 function checkNames(what: string, given: object, known: readonly string[]): void {
@@ -2131,7 +2127,9 @@ class Verifier {
 const verifiers = new WeakMap<JWETokenVerifier, Verifier>();
 
 function verifierOf(verifier: JWETokenVerifier): Verifier {
-  return verifiers.get(verifier) ?? refuseOptions('option "verifier" must be a JWETokenVerifier');
+  const known = verifiers.get(verifier);
+  check(known, 'option', 'option "verifier" must be a JWETokenVerifier');
+  return known;
 }
 
 /** Verifies tokens outside the middleware: in an `upgrade` handler, a queue consumer, a test. */

@@ -5,7 +5,12 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
+
+// A clone without its packages is told so, not shown a stack trace.
+const { build } = await import('esbuild').catch(() => {
+  console.error('error: the packages of this project are not installed; run npm ci first');
+  process.exit(1);
+});
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));

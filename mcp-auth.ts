@@ -2512,8 +2512,10 @@ class Policy {
   /** Against DNS rebinding: a page whose name now points here is same-origin for its browser; a GET has no Origin. */
   #checkOrigin(head: Head): void {
     if (head.hasTooManyFields) throw new AuthError('too_many_fields');
-    if (head.isRepeated('host') || head.isRepeated('origin')) throw new AuthError('duplicate_field');
     const { host = '' } = head;
+    const origin = head.field('origin');
+    const repeated = head.isRepeated('host') || (origin !== undefined && head.isRepeated('origin'));
+    if (repeated) throw new AuthError('duplicate_field');
     const own = host === '' || host === this.#ownHost || this.#isOwnHost(host);
     // Without allowedHosts only where a page can reach what others cannot, and can mint the tokens for it.
     const exposed = !this.#verifier.signed || this.#options.anonymous === true;
@@ -2524,7 +2526,6 @@ class Policy {
       );
       throw new AuthError('host');
     }
-    const origin = head.field('origin');
     if (origin === undefined || this.#allows(origin)) return;
     if (host === '' || !own || !isOriginOf(origin, host)) throw new AuthError('origin');
   }
@@ -2585,9 +2586,9 @@ class Policy {
 
   /** The last step: use binds an unknown session, so only of requests that nothing else refuses. */
   #checkSession(head: Head, principal: string, keyId: string | undefined): void {
-    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field', { keyId });
     const id = head.field('mcp-session-id');
     if (id === undefined || id === '') return;
+    if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field', { keyId });
     if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id', { keyId });
     if (this.#options.bindSessions === false) return;
     if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session', { keyId });

@@ -107,6 +107,15 @@ describe('the compact form', () => {
 });
 
 describe('the protected header', () => {
+  it('takes 2,048 characters and not one more', async () => {
+    const octets = Buffer.from(seal(publicJwk, { header: { pad: '' } }).split('.')[0] ?? '', 'base64url').length;
+    const sized = (length: number): string => seal(publicJwk, { header: { pad: 'x'.repeat(length - octets) } });
+    assert.equal(sized(1536).indexOf('.'), 2048);
+    assert.equal(sized(1537).indexOf('.'), 2050); // no octets have 2,049
+    assert.equal((await verifier.verifyToken(sized(1536))).sub, 'ada');
+    await refused(verifier.verifyToken(sized(1537)), 'malformed');
+  });
+
   const REFUSED: [name: string, header: Recipe['header'], reason?: RefusalReason][] = [
     ['no alg', { alg: undefined }],
     ['the other RSA algorithm than the key says', { alg: 'RSA-OAEP' }],

@@ -438,11 +438,8 @@ describe('diagnostics_channel', () => {
     };
     const verifier = new JWETokenVerifier({ keys, now: () => clock });
     const heard: AuthEvent[] = [];
-    for (const _ of [1, 2, 3])
-      withAuth(() => {}, {
-        verifier,
-        onEvent: (event) => heard.push(event),
-      });
+    const onEvent = (event: AuthEvent): unknown => heard.push(event);
+    const listeners = [1, 2, 3].map(() => withAuth(() => {}, { verifier, onEvent }));
     heard.length = 0;
     const all = published(t);
     clock = now + 100;
@@ -451,6 +448,7 @@ describe('diagnostics_channel', () => {
     assert.deepEqual(all, [active]);
     assert.deepEqual(heard, [active, active, active]);
     assert.equal(new Set([...heard, ...all]).size, 1, 'one object for all');
+    assert.equal(listeners.length, 3); // the timer keeps no verifier that nobody holds
   });
 
   it('is told outside the user’s context', async (t) => {

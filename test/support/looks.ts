@@ -1,16 +1,33 @@
 // Counts how this process opens files off the event loop, as a look at a key file does, and makes some opens hang, as a
 // mount that is gone does. Nothing is mocked: the runtime's own function opens the file, at once or when it is let go.
-import files from 'node:fs/promises';
+import files, { open as seen } from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import type { Scope } from './support.js';
 
+/** On Node the module is changed and its importers see it; what other runtimes have instead calls `inner`. */
+const watchable: typeof seen & { inner?: typeof seen } = seen;
+const opened: string[] = [];
+
+/** Without this a test that expects no look would pass wherever none can be seen. */
+function checkThatOpensAreSeen(): void {
+  if (!watchable.inner && seen !== files.open) throw new Error('this runtime does not let others see what is opened');
+}
+
 /** Paths in the order in which they were opened, and how many opens of these have not ended. */
-export const looks: { opened: string[]; running: number; most: number } = { opened: [], running: 0, most: 0 };
+export const looks: { readonly opened: string[]; running: number; most: number } = {
+  get opened() {
+    checkThatOpensAreSeen();
+    return opened;
+  },
+  running: 0,
+  most: 0,
+};
 
 const hung = new Map<string, Promise<void>>();
 
 /** Makes every open of the path hang until the function it returns is called. */
 export function hangOpen(scope: Scope, path: string): () => void {
+  checkThatOpensAreSeen();
   let letGo = (): void => {};
   hung.set(
     path,
@@ -26,21 +43,21 @@ export function hangOpen(scope: Scope, path: string): () => void {
   return release;
 }
 
-const { open } = files;
-Object.assign(files, {
-  open: async (...args: Parameters<typeof open>): ReturnType<typeof open> => {
-    const path = String(args[0]);
-    looks.opened.push(path);
-    looks.running += 1;
-    looks.most = Math.max(looks.most, looks.running);
-    try {
-      await hung.get(path);
-      return await open(...args);
-    } finally {
-      looks.running -= 1;
-    }
-  },
-});
+const open = watchable.inner ?? files.open;
+async function watchedOpen(...args: Parameters<typeof open>): ReturnType<typeof open> {
+  const path = String(args[0]);
+  opened.push(path);
+  looks.running += 1;
+  looks.most = Math.max(looks.most, looks.running);
+  try {
+    await hung.get(path);
+    return await open(...args);
+  } finally {
+    looks.running -= 1;
+  }
+}
+if (watchable.inner) watchable.inner = watchedOpen;
+else Object.assign(files, { open: watchedOpen });
 syncBuiltinESMExports();
 
 /** How often the path was opened since a moment of `looks.opened.length`. */

@@ -2012,15 +2012,17 @@ class Verifier {
     const known = this.#cache?.get(id);
     const issuer = known?.auth.issuer === undefined ? undefined : this.#issuers.get(known.auth.issuer);
     const update = issuer?.update(now);
-    if (!update && known && this.#isCurrent(id, known, now)) return this.#judge(known, resource, now);
-    const verify = update ? undefined : this.#verifyOnce(id, token);
-    const start = async (): Promise<KnownToken> => {
-      if (update) await update; // otherwise at once: who asks next must find the operation
-      const current = update && known && this.#isCurrent(id, known, this.now());
-      const verified = current ? known : await (verify ?? this.#verifyOnce(id, token))();
-      return this.#judge(verified, resource, this.now(), true);
-    };
-    return this.wait(start);
+    if (known && !update && this.#isCurrent(id, known, now)) return this.#judge(known, resource, now);
+    const judge = (verified: KnownToken): KnownToken | Promise<KnownToken> =>
+      this.#judge(verified, resource, this.now(), true);
+    if (known && update) {
+      const again = (): KnownToken | Promise<KnownToken> =>
+        this.#isCurrent(id, known, this.now()) ? known : this.#verifyOnce(id, token)();
+      return this.wait(() => update.then(again).then(judge));
+    }
+    const verify = this.#verifyOnce(id, token);
+    // Throws at once where there is no room: a flood must not make promises.
+    return this.wait(() => verify().then(judge));
   }
 
   /** Counts who waits, so that whatever hangs holds a bounded number of requests. */

@@ -2589,8 +2589,9 @@ class Policy {
   /** The last step: use binds an unknown session, so only of requests that nothing else refuses. */
   #checkSession(head: Head, principal: string, keyId: string | undefined): void {
     const id = head.field('mcp-session-id');
-    if (id === undefined || id === '') return;
+    if (id === undefined) return;
     if (head.isRepeated('mcp-session-id')) throw new AuthError('duplicate_field', { keyId });
+    if (id === '') return;
     if (!/^[\x21-\x7e]+$/.test(id)) throw new AuthError('session_id', { keyId });
     if (this.#options.bindSessions === false) return;
     if (this.#verifier.sessions.bind(id, principal) !== principal) throw new AuthError('session', { keyId });
@@ -2755,16 +2756,9 @@ export function runAs<R>(auth: { user: AuthUser } & Partial<Auth>, run: () => R)
 }
 
 type Method = (...args: unknown[]) => unknown;
-/** Methods whose callbacks Node calls in the connection's context: on a pipelined one that is another request's. */
+/** Methods whose callbacks hosts call in the connection's context: on a pipelined one that is another request's. */
 type WithCallback =
-  | 'write'
-  | 'end'
-  | 'writeContinue'
-  | 'writeEarlyHints'
-  | 'writeInformation'
-  | 'writeProcessing'
-  | 'createPushResponse'
-  | 'setTimeout';
+  'write' | 'end' | 'writeContinue' | 'writeEarlyHints' | 'writeInformation' | 'writeProcessing' | 'setTimeout';
 type Methods = { [name in WithCallback | 'emit' | 'writeHead']?: Method | undefined };
 /** What requests and answers of all hosts have in common here, emulations and those of fetch too. */
 interface Bound extends Methods {
@@ -2867,15 +2861,15 @@ const IN_CONTEXT: Record<WithCallback, Method> = {
   writeEarlyHints: callBackInContext('writeEarlyHints'),
   writeInformation: callBackInContext('writeInformation'),
   writeProcessing: callBackInContext('writeProcessing'),
-  createPushResponse: callBackInContext('createPushResponse'),
   setTimeout: callBackInContext('setTimeout'),
 };
 
 /** Name by name: stores by a computed key would turn the object into a dictionary, slow for everybody. */
-function replaceMethods(bound: Bound, request: RequestContext): Binding {
-  const { emit, writeHead, write, end, writeContinue, writeEarlyHints, writeInformation, writeProcessing } = bound;
-  const { createPushResponse, setTimeout } = bound;
+function replaceMethods(bound: Bound): Methods {
+  const { emit, writeHead, write, end, setTimeout } = bound;
+  const { writeContinue, writeEarlyHints, writeInformation, writeProcessing } = bound;
   if (emit) bound.emit = emitInContext;
+  if (setTimeout) bound.setTimeout = IN_CONTEXT.setTimeout;
   if (writeHead) bound.writeHead = writeHeadAndBind;
   if (write) bound.write = IN_CONTEXT.write;
   if (end) bound.end = IN_CONTEXT.end;
@@ -2883,20 +2877,7 @@ function replaceMethods(bound: Bound, request: RequestContext): Binding {
   if (writeEarlyHints) bound.writeEarlyHints = IN_CONTEXT.writeEarlyHints;
   if (writeInformation) bound.writeInformation = IN_CONTEXT.writeInformation;
   if (writeProcessing) bound.writeProcessing = IN_CONTEXT.writeProcessing;
-  if (createPushResponse) bound.createPushResponse = IN_CONTEXT.createPushResponse;
-  if (setTimeout) bound.setTimeout = IN_CONTEXT.setTimeout;
-  return new Binding(request, {
-    emit,
-    setTimeout,
-    writeHead,
-    write,
-    end,
-    writeContinue,
-    writeEarlyHints,
-    writeInformation,
-    writeProcessing,
-    createPushResponse,
-  });
+  return { emit, setTimeout, writeHead, write, end, writeContinue, writeEarlyHints, writeInformation, writeProcessing };
 }
 
 /**
@@ -2907,7 +2888,7 @@ function replaceMethods(bound: Bound, request: RequestContext): Binding {
 function bindContext(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
   const bound: Bound = target;
   const known = bound[BINDING] && Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
-  const binding = known ?? (bound[BINDING] = replaceMethods(bound, request));
+  const binding = known ?? (bound[BINDING] = new Binding(request, replaceMethods(bound)));
   binding.context = request;
   if (sessions) binding.watch(sessions);
 }
@@ -2973,7 +2954,7 @@ function enter({ context: request, headers, binding }: Admission, req: RequestLi
   bindContext(res, request, binding);
 }
 
-/** Whether somebody else has answered meanwhile, or nobody is there to be answered. */
+/** Whether somebody else has answered, or nobody is there to be answered. */
 const isOver = (req: RequestLike, res: ResponseLike): boolean =>
   res.headersSent === true ||
   res.destroyed === true ||
@@ -3072,6 +3053,19 @@ function withHeaders(response: Response, headers: Record<string, string>): Respo
   }
 }
 
+/** Decides, and prepares the request for the handler where it is admitted. */
+async function decideFetch(policy: Policy, request: Request): Promise<Decision> {
+  try {
+    const decision = await policy.decide(new FetchHead(request));
+    if ('status' in decision) return decision;
+    Object.assign(request, { auth: describeAuth(decision.context) });
+    bindContext(request, decision.context, undefined);
+    return decision;
+  } catch (error) {
+    return policy.fail(error);
+  }
+}
+
 /**
  * The same for servers that answer a `Request` with a `Response`. Sets `request.auth`. A body that is pulled after the
  * handler has returned is outside its context: read the user before.
@@ -3085,15 +3079,13 @@ export function withAuthFetch<Rest extends unknown[]>(
   check(typeof handler === 'function', 'option', usage);
   const policy = new Policy(options);
   return async (request, ...rest) => {
-    const decision = await policy.decide(new FetchHead(request));
+    const decision = await decideFetch(policy, request);
     if ('status' in decision) {
       const { status, headers, body } = decision;
       return new Response(request.method === 'HEAD' || body === '' ? null : body, { status, headers });
     }
     if (request.signal?.aborted) return new Response(null, { status: 503 });
     const { context: admitted, headers, binding } = decision;
-    Object.assign(request, { auth: describeAuth(admitted) });
-    bindContext(request, admitted, undefined);
     const response = await context.run(admitted, () => handler(request, ...rest));
     const opened = response.headers.get('mcp-session-id');
     if (opened !== null) binding?.sessions.bind(opened, binding.principal);

@@ -953,7 +953,7 @@ describe('the callbacks of an answer', () => {
     },
   };
   for (const [name, call] of Object.entries(CALLS)) {
-    it(`are its own request’s on a pipelined connection, where another’s answer comes first: ${name}`, async (t) => {
+    it(`are its own request’s on a pipelined connection where another’s answer comes first: ${name}`, async (t) => {
       const notes: string[] = [];
       const { port } = await guard(t, { anonymous: true }, (_req, res) => {
         const me = getUser().sub ?? 'nobody';

@@ -621,6 +621,26 @@ describe('an exception of our own', () => {
     }
   }
 
+  const token = async (): Promise<HeadersInit> => (await bearer({ sub: 'ada' })) as HeadersInit;
+  const STRANGE: Record<string, () => Promise<Request> | Request> = {
+    'that nothing can be added to': async () =>
+      Object.preventExtensions(new Request('http://localhost/mcp', { headers: await token() })),
+    'without an absolute URL': async () =>
+      ({ method: 'GET', url: '/mcp', headers: new Headers(await token()) }) as unknown as Request,
+    'without header fields': () => ({ method: 'GET', url: 'http://localhost/mcp' }) as unknown as Request,
+  };
+  for (const [name, make] of Object.entries(STRANGE)) {
+    it(`is 500 and an event, and no handler is reached, for a fetch request ${name}`, async () => {
+      const events: AuthEvent[] = [];
+      let reached = 0;
+      const handler = (): Response => new Response(String((reached += 1)));
+      const onEvent = (event: AuthEvent): void => void events.push(event);
+      const answer = await withAuthFetch(handler, { keys: await serverKeys(), onEvent })(await make());
+      assert.deepEqual({ status: answer.status, body: await answer.text() }, failure);
+      assert.deepEqual([reached, events.filter(({ type }) => type === 'failed').length], [0, 1]);
+    });
+  }
+
   it('of a clock is a rejection of the verifier, too, and no verdict on the token', async () => {
     let clock: () => number = () => Date.now() / 1000;
     const verifier = new JWETokenVerifier({ keys: await serverKeys(), now: () => clock() });

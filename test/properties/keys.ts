@@ -373,12 +373,18 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
             // Each looks at the file for itself, and what is no key file leaves it with what it has read last.
             const otherFile = file === undefined && !isDeepStrictEqual(loaded.get(cached), loaded.get(uncached));
             if (!isDeepStrictEqual(mine, theirs) && !otherKeys && !otherFile)
-              return `with the cache ${inspect(mine)}, without ${inspect(theirs)}`;
+              return inspect({
+                cached: mine,
+                uncached: theirs,
+                files: [loaded.get(cached), loaded.get(uncached)],
+                fetched,
+              });
             return current && mine.status !== expectedStatus(plan, current) ? 'not what the key file says' : undefined;
           };
-          // The timer may just have looked for one of the two, or before the file was written: then it does so again.
+          // The timer may just have looked for one of the two, or before the file was written: then it does so again, and
+          // all laws of the process, with their RSA operations, may be in front of that look.
           let problem = await judge();
-          for (let looks = 0; problem !== undefined && looks < 3; looks += 1) {
+          for (let looks = 0; problem !== undefined && looks < 20; looks += 1) {
             await delay(1100);
             problem = await judge();
           }

@@ -337,6 +337,15 @@ describe('claims that no server takes', () => {
   });
 });
 
+describe('what is known beside the claims', () => {
+  it('has no members for what the token does not say', async () => {
+    const auth = await authenticate({ sub: 'ada' }, {});
+    assert.deepEqual(Object.keys(auth).toSorted(), ['keyId', 'scopes', 'signed', 'token', 'user']);
+    const expiring = await authenticate({ sub: 'ada', exp: NOW + 100 }, {});
+    assert.equal(expiring.expiresAt, NOW + 100);
+  });
+});
+
 describe('claimsMember', () => {
   const options = { claimsMember: 'data', audience: 'us' };
   const outside = { aud: 'us', exp: NOW + 100, iat: NOW };

@@ -250,6 +250,12 @@ const answers: [what: string, answer: RequestListener, code: string, cause?: str
     'has no usable key for signatures (key 1: is a private or secret key)',
   ],
   [
+    'a secret',
+    json({ keys: [{ kty: 'oct', k: 'AAAA' }] }),
+    'malformed',
+    'has no usable key for signatures (key 1: is a private or secret key)',
+  ],
+  [
     'keys for encryption only',
     json({ keys: [publicJwk] }),
     'malformed',

@@ -18,7 +18,10 @@ const usage = `Usage: npm run mutate -- [options]
   --list         print the mutants and try none`;
 
 /** Those that hold the audit surface, the quickest first; the first failure of a mutant is enough. */
-const SUITES = ['bytes', 'header', 'properties', 'claims', 'jws', 'jwk', 'jwe', 'attacks', 'issuers', 'verifier'];
+const SUITES = [
+  ...['bytes', 'header', 'properties', 'claims', 'jws', 'jwk', 'jwe', 'attacks', 'issuers', 'verifier'],
+  ...['context', 'http'], // what the middleware adds: who the server is, and users that runAs need not copy
+];
 /** The suites of a part of the audit surface that are not called what it is called. */
 const SUITES_OF = new Map([
   ['keys', ['jwk']],

@@ -381,8 +381,8 @@ async function aCacheChangesNothing(scope: Scope): Promise<Law> {
               });
             return current && mine.status !== expectedStatus(plan, current) ? 'not what the key file says' : undefined;
           };
-          // The timer may just have looked for one of the two, or before the file was written: then it does so again, and
-          // all laws of the process, with their RSA operations, may be in front of that look.
+          // The timer may just have looked for one of the two, or before the file was written: then it does so again.
+          // All laws of the process, with their RSA operations, may be in front of that look.
           let problem = await judge();
           for (let looks = 0; problem !== undefined && looks < 20; looks += 1) {
             await delay(1100);

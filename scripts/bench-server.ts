@@ -1,7 +1,9 @@
 // A server for the bench, in a process of its own: bench-server.js NAME. The parent gets its port, and its state when
 // it asks. BENCH_LIBRARY is the URL of another build of the library.
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { webcrypto } from 'node:crypto';
 import { createServer, type RequestListener } from 'node:http';
+import { availableParallelism } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { requireBearerAuth } from '@modelcontextprotocol/express';
 import express from 'express';
@@ -41,9 +43,25 @@ const sdkAuth = () =>
     },
   });
 
+/** Keeps the thread pool as busy as a flood keeps it, with the runtime's own RSA and no library. */
+async function decryptForEver(): Promise<void> {
+  const { subtle } = webcrypto;
+  const algorithm = { name: 'RSA-OAEP', hash: 'SHA-256' };
+  const { kid: _kid, iat: _iat, ...jwk } = JSON.parse(keys);
+  const key = await subtle.importKey('jwk', jwk, algorithm, false, ['decrypt']);
+  const garbage = new Uint8Array(512).fill(7);
+  for (;;) await subtle.decrypt(algorithm, key, garbage).catch(() => {});
+}
+
+const bare: RequestListener = (_req, res) => {
+  res.end(answer);
+};
 const servers: Record<string, () => RequestListener> = {
-  bare: () => (_req, res) => {
-    res.end(answer);
+  bare: () => bare,
+  /** As many operations as the library has lanes in this process, whose thread pool has four threads. */
+  busy: () => {
+    for (let lane = 0; lane < Math.min(availableParallelism() + 1, 3); lane += 1) void decryptForEver();
+    return bare;
   },
   storage: () => (_req, res) => {
     storage.run('alice', () => res.end(`hello, ${storage.getStore()}`));

@@ -282,7 +282,7 @@ const REFUSALS = {
   duplicate_token: ['invalid_request', 400, 'More than one access token was sent'],
   duplicate_field: ['invalid_request', 400, 'Host, Origin or Mcp-Session-Id was sent more than once'],
   session_id: ['invalid_request', 400, 'Mcp-Session-Id must be one value of visible ASCII characters'],
-  too_many_fields: ['invalid_request', 431, 'The request has more than 1,000 header fields'],
+  too_many_fields: ['invalid_request', 431, 'The request has too many header fields'],
   host: ['invalid_request', 403, 'This Host is not allowed; the server sets which are with allowedHosts or resource'],
   origin: ['invalid_request', 403, 'This Origin is not allowed; the server sets which ones are with cors.origin'],
   method: ['invalid_request', 405, 'This document is read with GET or HEAD'],
@@ -1156,16 +1156,22 @@ async function compactSign(payload: Buffer, jwk: PrivateSigningJwk): Promise<str
 }
 
 /** The claims as a server would read them, or a TypeError: better here than a token that nobody takes. */
-function encodeClaims(claims: object): Buffer {
+function encodeClaims(claims: object, isSigned: boolean): Buffer {
   const payload = Buffer.from(JSON.stringify(claims));
+  const refusal = 'No server takes these claims:';
+  let read: AuthUser;
   try {
-    readClaims(payload);
+    read = readClaims(payload);
   } catch {
     throw new TypeError(
-      'No server takes these claims: iss, sub and jti are strings, aud a string or strings, exp, nbf and iat ' +
-        'numbers; integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
+      `${refusal} iss, sub and jti are strings, aud a string or strings, exp, nbf and iat numbers; ` +
+        'integers stay within 2^53 - 1; at most 32 levels and 1,000 values; no cnf',
     );
   }
+  const { aud, exp, iat } = read;
+  if (exp !== undefined && iat !== undefined && exp <= iat) throw new TypeError(`${refusal} exp must be after iat`);
+  if (isSigned && (exp === undefined || !isAudience(aud)))
+    throw new TypeError(`${refusal} a signed token needs an exp and an aud`);
   return payload;
 }
 
@@ -1197,7 +1203,10 @@ export async function encryptToken(
     const complete = isObject(signing.key) && isText(signing.issuer) && isAudience(signing.audience);
     check(complete, 'unsupported', 'sign needs a key (a private JWK for signatures), an issuer and an audience');
   }
-  const stated = Object.fromEntries(Object.entries(claims).filter(([, value]) => value !== undefined));
+  // As JSON.stringify would ask, which below would leave nothing but this answer.
+  const own: unknown = 'toJSON' in claims && typeof claims.toJSON === 'function' ? claims.toJSON() : claims;
+  if (!isObject(own)) throw new TypeError('claims must be an object, also after its toJSON()');
+  const stated = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
   if ('exp' in stated && expiresIn !== undefined)
     throw new TypeError('Give either the claim exp or expiresIn, not both');
   if (!isOptional((value) => value === null || (isNumber(value) && value > 0), expiresIn)) {
@@ -1207,7 +1216,7 @@ export async function encryptToken(
   const iat = Math.floor(Date.now() / 1000);
   const times = expiresIn === null ? { iat } : { iat, exp: iat + (expiresIn ?? 3600) };
   const who = signing && { iss: signing.issuer, aud: signing.audience };
-  const payload = encodeClaims({ ...who, ...times, ...stated });
+  const payload = encodeClaims({ ...who, ...times, ...stated }, signing !== undefined);
   const token = signing
     ? compactEncrypt(Buffer.from(await compactSign(payload, signing.key)), jwk, { cty: 'JWT' })
     : compactEncrypt(payload, jwk);
@@ -1300,8 +1309,16 @@ interface Refreshed {
 }
 const refreshed = new Set<WeakRef<Refreshed>>();
 let ticking: NodeJS.Timeout | undefined;
+/** Looks at key files, one at a time in this process: four that hang would take the thread pool, RSA with it. */
+let looks: Promise<void> = Promise.resolve();
+/** The one under way; its age in ticks, which are seconds without those in which the process was frozen. */
+let look: { owner: object; ticks: number; hangs: boolean } | undefined;
 
 function tickAll(): void {
+  if (look) {
+    look.ticks += 1;
+    look.hangs ||= look.ticks > 1;
+  }
   for (const reference of refreshed) {
     const owner = reference.deref();
     if (!owner) refreshed.delete(reference);
@@ -1387,6 +1404,7 @@ function codeOf(error: unknown): string {
   for (let cause = error, depth = 0; isObject(cause) && depth < 4; cause = cause['cause'], depth += 1) {
     if (cause['name'] === 'TimeoutError') return 'timeout';
     if (isText(cause['code'])) return cause['code'];
+    if (cause['message'] === 'bad port') return 'bad port'; // which fetch blocks, without a code
   }
   return error instanceof Error ? error.name : 'unknown';
 }
@@ -1402,11 +1420,6 @@ function unreadable(path: string, error: unknown): KeyError {
   }
   return new KeyError('unreadable', `${shown}: cannot be read (${code}); the server's user needs read permission`);
 }
-
-/** Looks at key files, one at a time in this process: four that hang would take the thread pool, RSA with it. */
-let looks: Promise<void> = Promise.resolve();
-/** The one under way. */
-let look: { owner: object; began: number } | undefined;
 
 /** The server's private keys: all decrypt until they expire, one is published. A file is looked at once a second. */
 class DecryptionKeys implements Refreshed {
@@ -1446,12 +1459,14 @@ class DecryptionKeys implements Refreshed {
   /** What a request waits for, 1 s at most: a process that was frozen or whose clock was set looks first. */
   catchUp(now: number): Promise<void> | undefined {
     if (this.#path === undefined || this.#catchingUp) return this.#catchingUp;
-    const hangs = look !== undefined && performance.now() - look.began > 1000;
-    if (Math.abs(now - this.#begun) <= 10 || hangs) return undefined;
+    if (Math.abs(now - this.#begun) <= 10 || look?.hangs) return undefined;
     const path = this.#path;
     // A look that is under way began before the freeze.
     const again = (this.#looking ?? Promise.resolve()).then(() => this.#lookSoon(path));
-    this.#catchingUp = within(1000, again, () => {}).finally(() => {
+    const late = (): void => {
+      if (look) look.hangs = true;
+    };
+    this.#catchingUp = within(1000, again, late).finally(() => {
       this.#catchingUp = undefined;
     });
     return this.#catchingUp;
@@ -1466,7 +1481,7 @@ class DecryptionKeys implements Refreshed {
     if (this.#path === undefined) return;
     // After a freeze the timer may come before the requests, which then wait for its look.
     if (!this.catchUp(now)) void this.#lookSoon(this.#path);
-    if (look?.owner === this && performance.now() - look.began > 5000) {
+    if (look?.owner === this && look.ticks > 5) {
       const sentence = 'has not answered for 5 s; the last good keys go on';
       this.#failed(new KeyError('unreadable', `${printable(this.#path)}: ${sentence}`));
     }
@@ -1496,7 +1511,7 @@ class DecryptionKeys implements Refreshed {
 
   /** Never rejects: after a bad file the last good keys go on. */
   async #look(path: string): Promise<void> {
-    look = { owner: this, began: performance.now() };
+    look = { owner: this, ticks: 0, hangs: false };
     try {
       this.#begun = this.#now();
       const changed = await context.run(NOBODY, () => this.#reload(path));
@@ -1872,7 +1887,7 @@ class OwnedCache<V> {
     const { entries, octets: most, share, strict } = this.#limits;
     if (own.size > share) this.#large.add(owner);
     while (this.#entries.size > entries || this.#octets > most || (strict && own.size > share)) {
-      const [large] = this.#large;
+      const [large] = own.size > share ? [owner] : this.#large;
       const [oldest] = (large === undefined ? undefined : this.#owned.get(large)) ?? this.#entries.keys();
       if (oldest === undefined) return;
       this.delete(oldest);
@@ -2048,14 +2063,26 @@ class Verifier {
     now: number,
     counted = false,
   ): KnownToken | Promise<KnownToken> {
+    this.#judgeNow(token, resource, now);
+    const answer = this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
+    if (typeof answer !== 'function') return answer;
+    const ask = async (): Promise<KnownToken> => {
+      await answer();
+      // Meanwhile the token or its key may have expired.
+      const { keyId } = token.auth;
+      if (!isCurrent(token, this.keys.byId, this.now())) throw new AuthError('unknown_key', { keyId });
+      this.#judgeNow(token, resource, this.now());
+      return token;
+    };
+    return counted ? ask() : this.wait(ask);
+  }
+
+  #judgeNow(token: KnownToken, resource: readonly string[], now: number): void {
     try {
       judgeToken(token, this.#rules, resource, now);
     } catch (error) {
       throw withKeyId(error, token.auth.keyId);
     }
-    const answer = this.#isRevoked ? this.#askRevoked(token, this.#isRevoked) : token;
-    if (typeof answer !== 'function') return answer;
-    return counted ? answer() : this.wait(answer);
   }
 
   /** The token if it is not revoked, or what waits for that answer. */
@@ -2177,7 +2204,7 @@ interface RequestLike {
   originalUrl?: unknown;
   headers?: unknown;
   rawHeaders?: unknown;
-  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown } | null;
+  socket?: { encrypted?: unknown; localAddress?: unknown; destroyed?: unknown; server?: unknown } | null;
   auth?: AuthInfo | undefined;
 }
 
@@ -2205,7 +2232,9 @@ class NodeHead {
     this.path = query < 0 ? target : target.slice(0, query);
     this.#headers = isObject(headers) ? headers : {};
     this.#rawHeaders = Array.isArray(rawHeaders) ? rawHeaders : [];
-    this.hasTooManyFields = this.#rawHeaders.length > 2000;
+    // Node 20 cuts headers at this, and not rawHeaders, from which some handlers read.
+    const most = isObject(socket?.server) ? socket.server['maxHeadersCount'] : undefined;
+    this.hasTooManyFields = this.#rawHeaders.length > 2 * (isNumber(most) && most > 0 ? Math.min(most, 1000) : 1000);
     this.host = this.field(':authority') ?? this.field('host');
     this.socket = socket;
   }
@@ -2283,7 +2312,7 @@ interface SessionBinding {
 }
 type Decision = Answer | Admission;
 
-const HOST_NAME = /^(\[[\da-f:.]+\]|[\w.-]+)(?::\d{1,5})?$/i;
+const HOST_NAME = /^(\[[\da-f:.]+\]|[\w.-]+)(?::\d{0,5})?$/i;
 /** The name in a Host, in lower case, without port and final dot; undefined for what is none. */
 const hostName = (host: string): string | undefined => HOST_NAME.exec(host)?.[1]?.toLowerCase().replace(/\.$/, '');
 const isHostName = (value: unknown): boolean =>
@@ -2346,17 +2375,16 @@ function answerDocument(method: string, read: () => object | undefined): Answer 
     };
     return { status: 204, headers: { ...cors, allow, ...preflight }, body: '' };
   }
+  const refusal = { ...json, 'access-control-expose-headers': EXPOSED, 'cache-control': 'no-store' };
   if (method !== 'GET' && method !== 'HEAD') {
-    const refusal = new AuthError('method');
-    return { status: 405, headers: { ...json, allow, 'cache-control': 'no-store' }, body: refusalBody(refusal) };
+    return { status: 405, headers: { ...refusal, allow }, body: refusalBody(new AuthError('method')) };
   }
   const document = read();
   if (document) {
     const headers = { ...json, 'cache-control': 'public, max-age=300' };
     return { status: 200, headers, body: JSON.stringify(document) };
   }
-  const headers = { ...json, 'cache-control': 'no-store', 'retry-after': '1' };
-  return { status: 503, headers, body: refusalBody(new AuthError('no_key')) };
+  return { status: 503, headers: { ...refusal, 'retry-after': '1' }, body: refusalBody(new AuthError('no_key')) };
 }
 
 /** RFC 9728 §3.1: the well-known path goes between the host and the path of the resource. */
@@ -2580,8 +2608,10 @@ class Policy {
   }
 
   #checkRequired({ user, scopes, keyId }: Auth): void {
-    const missingClaims = this.#required.claims.filter((claim) => (user[claim] ?? null) === null);
-    const missingScopes = this.#required.scopes.filter((scope) => !scopes.includes(scope));
+    const required = this.#required;
+    if (required.claims.length + required.scopes.length === 0) return;
+    const missingClaims = required.claims.filter((claim) => (user[claim] ?? null) === null);
+    const missingScopes = required.scopes.filter((scope) => !scopes.includes(scope));
     if (missingClaims.length + missingScopes.length === 0) return;
     throw new AuthError('insufficient_scope', { missingClaims, missingScopes, keyId });
   }
@@ -2663,7 +2693,7 @@ class Policy {
 
   #preflight(head: Head): Answer {
     const asked = (head.field('access-control-request-headers') ?? '').split(',').map((name) => name.trim());
-    const parameters = asked.filter((name) => /^mcp-param-[a-z0-9_-]+$/i.test(name));
+    const parameters = asked.filter((name) => /^mcp-param-[!#$%&'*+.^_`|~0-9a-z-]+$/i.test(name));
     const allowed = new Set([...this.#allowedHeaders, ...parameters]);
     const headers = {
       ...this.#headers(head),
@@ -2829,27 +2859,32 @@ function findFields(headers: unknown, name: string): unknown[] {
 function writeHeadAndBind(this: Bound, ...args: unknown[]): unknown {
   const binding = this[BINDING];
   if (!binding) return undefined;
+  const returned = binding.call('writeHead', this, args); // first: a layer in front may name one at this moment
   if (binding.sessions) {
     const named = args.length > 1 ? args.flatMap((headers) => findFields(headers, 'mcp-session-id')) : [];
     const opened = named.length > 0 ? named : this.getHeader?.('mcp-session-id');
     for (const id of opened === undefined ? [] : [opened].flat(2)) {
-      for (const { sessions, principal } of binding.sessions) sessions.bind(String(id), principal);
+      for (const { sessions, principal } of binding.sessions) sessions.bind(String(id).trim(), principal);
     }
   }
-  return binding.call('writeHead', this, args);
+  return returned;
+}
+
+/** With `listener`, by which Node removes what `setTimeout` added. */
+function inContext(request: RequestContext, listener: Method): Method {
+  const bound = function (this: unknown, ...args: unknown[]): unknown {
+    return context.run(request, Reflect.apply, listener, this, args);
+  };
+  return Object.assign(bound, { listener });
 }
 
 function callBackInContext(name: WithCallback): Method {
   return function (this: Bound, ...args: unknown[]): unknown {
     const binding = this[BINDING];
     if (!binding) return undefined;
-    const callback = args.at(-1);
-    if (typeof callback === 'function') {
-      const request = binding.context;
-      args[args.length - 1] = function (this: unknown, ...results: unknown[]): unknown {
-        return context.run(request, Reflect.apply, callback, this, results);
-      };
-    }
+    let last = args.length - 1;
+    while (last >= 0 && typeof args[last] !== 'function') last -= 1; // wrappers pass on arguments that they did not get
+    if (last >= 0) args[last] = inContext(binding.context, args[last] as Method);
     return binding.call(name, this, args);
   };
 }
@@ -2970,7 +3005,7 @@ function serve(
   req: RequestLike,
   res: ResponseLike,
   proceed: () => unknown,
-  fail: (error: unknown, answer: Answer) => void,
+  fail: (error: unknown, answer: Answer, req: RequestLike, res: ResponseLike) => void,
 ): unknown {
   const carryOut = (decision: Decision): unknown => {
     if (isOver(req, res)) return undefined;
@@ -2978,7 +3013,7 @@ function serve(
       if ('status' in decision) return void sendAnswer(decision, isString(req.method) ? req.method : '', res);
       enter(decision, req, res);
     } catch (error) {
-      return fail(error, policy.fail(error));
+      return fail(error, policy.fail(error), req, res);
     }
     return context.run(decision.context, proceed);
   };
@@ -2987,11 +3022,21 @@ function serve(
   try {
     decision = policy.decide(new NodeHead(req));
   } catch (error) {
-    return fail(error, policy.fail(error));
+    return fail(error, policy.fail(error), req, res);
   }
   if (!(decision instanceof Promise)) return carryOut(decision);
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
   return decision.then((made) => new Promise((resolve) => process.nextTick(() => resolve(carryOut(made)))));
+}
+
+function sendFault(_error: unknown, answer: Answer, req: RequestLike, res: ResponseLike): void {
+  try {
+    sendAnswer(answer, String(req.method), res);
+  } catch {
+    const { stream, destroy } = res; // a head is out already
+    if (destroy) Reflect.apply(destroy, res, []);
+    else stream?.destroy?.();
+  }
 }
 
 /**
@@ -3006,21 +3051,7 @@ export function withAuth<
   check(typeof handler === 'function', 'option', usage);
   const policy = new Policy(options);
   return function authenticated(this: unknown, req: Req, res: Res): unknown {
-    return serve(
-      policy,
-      req,
-      res,
-      () => Reflect.apply(handler, this, [req, res]),
-      (_error, answer) => {
-        try {
-          sendAnswer(answer, String(req.method), res);
-        } catch {
-          const { stream, destroy }: ResponseLike = res; // a head is out already
-          if (destroy) Reflect.apply(destroy, res, []);
-          else stream?.destroy?.();
-        }
-      },
-    );
+    return serve(policy, req, res, () => Reflect.apply(handler, this, [req, res]), sendFault);
   };
 }
 
@@ -3035,7 +3066,10 @@ export function authMiddleware(
 ): (req: NodeRequest, res: NodeResponse, next: (error?: any) => void) => void {
   const policy = new Policy(options);
   return (req, res, next) => {
-    serve(policy, req, res, () => next(), next);
+    // Connect takes an error that is falsy for none, and one that is 'route' for a way around.
+    const fail = (error: unknown): void =>
+      next(error instanceof Error ? error : new Error('mcp-auth-middleware failed', { cause: error }));
+    serve(policy, req, res, () => next(), fail);
   };
 }
 
@@ -3087,6 +3121,7 @@ export function withAuthFetch<Rest extends unknown[]>(
     if (request.signal?.aborted) return new Response(null, { status: 503 });
     const { context: admitted, headers, binding } = decision;
     const response = await context.run(admitted, () => handler(request, ...rest));
+    if (response === undefined) return response; // on Bun, of a request that became a WebSocket
     const opened = response.headers.get('mcp-session-id');
     if (opened !== null) binding?.sessions.bind(opened, binding.principal);
     return headers === NO_HEADERS ? response : withHeaders(response, headers);

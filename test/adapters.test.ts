@@ -35,6 +35,7 @@ import {
   withAuthFetch,
 } from 'mcp-auth-middleware';
 import { type Scope, serve } from './support/support.js';
+import { untyped } from './support/tokens.js';
 import { asHttp2, ask, bearer, exchange, guard, mint, serverKeys } from './support/wire.js';
 
 const JWKS = '/.well-known/jwks.json';
@@ -427,6 +428,15 @@ describe('withAuthFetch in', () => {
       }
     });
 
+    it('that gives no Response, as on Bun for a WebSocket, is passed on', async () => {
+      const handler = withAuthFetch(() => untyped<Response>(undefined), {
+        ...(await options()),
+        cors: { origin: '*' },
+      });
+      const request = new Request('http://a/mcp', { headers: await bearer({ sub: 'ada' }) });
+      assert.equal(await handler(request), undefined);
+    });
+
     it('whose sender is gone never reaches the handler', async () => {
       let reached = 0;
       const controller = new AbortController();
@@ -510,6 +520,29 @@ describe('authMiddleware and unexpected errors', () => {
     const good = await bearer({ sub: 'ada' });
     for (const headers of [{}, { authorization: 'Bearer x' }, good, good]) await ask(port, { headers });
     assert.deepEqual(given, Array(4).fill(boom));
+  });
+
+  it('gives next an Error whatever was thrown: what is falsy, or a way around, opens no gate', async (t) => {
+    const middleware = authMiddleware({ keys: await serverKeys() });
+    const given: unknown[] = [];
+    const thrown = [undefined, null, false, 0, '', 'route', 'router', { status: 200 }];
+    let next = thrown[0];
+    const { port } = await serve(t, (req, res) => {
+      const { writeHead } = res;
+      res.writeHead = () => {
+        throw next;
+      };
+      middleware(req, res, (error) => {
+        given.push(error);
+        Object.assign(res, { writeHead }).end();
+      });
+    });
+    for (next of thrown) await ask(port);
+    assert.equal(given.length, thrown.length);
+    for (const [at, error] of given.entries()) {
+      assert.ok(error instanceof Error);
+      assert.deepEqual([error.message, error.cause], ['mcp-auth-middleware failed', thrown[at]]);
+    }
   });
 
   it('leaves an answer that someone before it has begun to them', async (t) => {

@@ -331,9 +331,53 @@ describe('claims that no server takes', () => {
         });
     });
   }
+  it('are times in the wrong order, and a signed token without exp or audience', async () => {
+    const { privateKey } = newPair('ed25519');
+    const key = untyped<PrivateSigningJwk>(privateKey.export({ format: 'jwk' }));
+    const sign = { key, issuer: 'i', audience: 'a' };
+    const name = 'TypeError';
+    const order = { name, message: 'No server takes these claims: exp must be after iat' };
+    for (const claims of [{ iat: 4_000_000_000 }, { iat: NOW, exp: NOW }, { iat: NOW, exp: NOW - 1 }])
+      for (const options of [{}, { sign }]) await assert.rejects(encryptToken(claims, publicJwk, options), order);
+    const signed = { name, message: 'No server takes these claims: a signed token needs an exp and an aud' };
+    await assert.rejects(encryptToken({ sub: 'ada' }, publicJwk, { sign, expiresIn: null }), signed);
+    for (const aud of [[], '', ['']]) await assert.rejects(encryptToken({ aud }, publicJwk, { sign }), signed);
+  });
   it('are none of those that a server takes', async () => {
-    for (const claims of [{ id: 2 ** 53 - 1 }, { sub: undefined }, { aud: [] }, { scope: ['a'], scp: 1 }, { exp: 1 }])
+    for (const claims of [
+      { id: 2 ** 53 - 1 },
+      { sub: undefined },
+      { aud: [] },
+      { scope: ['a'], scp: 1 },
+      { iat: 0, exp: 1 },
+    ])
       assert.match(await encryptToken(claims, publicJwk), /^[\w-]+(\.[\w-]+){4}$/);
+  });
+});
+
+describe('claims with a toJSON of their own', () => {
+  class User {
+    #name = 'Ada';
+    toJSON(): object {
+      return { sub: 'ada', name: this.#name };
+    }
+  }
+  it('are what it gives, and get their times like any other', async () => {
+    const verifier = new JWETokenVerifier({ keys });
+    for (const claims of [new User(), { id: 1, toJSON: () => ({ sub: 'ada', name: 'Ada' }) }]) {
+      const user = await verifier.verifyToken(await encryptToken(claims, publicJwk, { expiresIn: 60 }));
+      assert.deepEqual(Object.keys(user).toSorted(), ['exp', 'iat', 'name', 'sub']);
+      assert.deepEqual([user.sub, user['name'], Number(user.exp) - Number(user.iat)], ['ada', 'Ada', 60]);
+      const again = encryptToken(Object.assign(claims, { exp: NOW }), publicJwk, { expiresIn: 60 });
+      assert.ok(await again, 'its own members are no claims');
+    }
+  });
+  it('are refused where that is no object', async () => {
+    for (const value of ['ada', null, undefined, 1, ['ada']])
+      await assert.rejects(encryptToken({ sub: 'ada', toJSON: () => value }, publicJwk), {
+        name: 'TypeError',
+        message: 'claims must be an object, also after its toJSON()',
+      });
   });
 });
 

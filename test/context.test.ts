@@ -923,6 +923,16 @@ describe('the callbacks of an answer', () => {
     'end(callback)': (res, note) => void res.end(note('end')),
     'end(chunk, callback)': (res, note) => void res.end('a', note('end')),
     'end(chunk, encoding, callback)': (res, note) => void res.end('61', 'hex', note('end')),
+    'through wrappers that pass on arguments which they did not get': (res, note) => {
+      const { write, end } = res;
+      const pass =
+        (method: (...args: never[]) => unknown) =>
+        (...[chunk, encoding, callback]: unknown[]) =>
+          Reflect.apply(method, res, [chunk, encoding, callback]);
+      Object.assign(res, { write: pass(write), end: pass(end) });
+      res.write('a', note('write'));
+      res.end('b', note('end'));
+    },
     'writeEarlyHints(hints, callback)': (res, note) => {
       res.writeEarlyHints({ link: '</a>; rel=preload' }, note('writeEarlyHints'));
       res.end();
@@ -1020,6 +1030,28 @@ describe('the callbacks of an answer', () => {
     await exchange(port, head(eve) + head(ada, 'Connection: close\r\n'));
     assert.ok(notes.length >= 3, JSON.stringify(notes));
     for (const line of notes) assert.match(line, /^re[qs] (\w+) \1$/);
+  });
+
+  it('of setTimeout can be removed as without the wrapper', async (t) => {
+    const options = { keys: await serverKeys() };
+    for (const wrapped of [(handler: RequestListener) => handler, (handler) => withAuth(handler, options)] satisfies ((
+      handler: RequestListener,
+    ) => RequestListener)[]) {
+      let gaveUp = 0;
+      const giveUp = (): void => void (gaveUp += 1);
+      const { port } = await serve(
+        t,
+        wrapped(async (_req, res) => {
+          res.setTimeout(30, giveUp);
+          const listeners = [res.listeners('timeout'), res.removeListener('timeout', giveUp).listenerCount('timeout')];
+          res.on('timeout', () => {}); // or Node destroys the socket
+          await delay(100);
+          res.end(String(listeners[0] && [listeners[0]].flat()[0] === giveUp && listeners[1] === 0));
+        }),
+      );
+      assert.equal((await ask(port, { headers: await bearer({ sub: 'ada' }) })).body, 'true');
+      assert.equal(gaveUp, 0);
+    }
   });
 
   it('return what they returned, and take what is no callback as before', async (t) => {

@@ -104,8 +104,10 @@ const badOrigin = refusal(
   'This Origin is not allowed; the server sets which ones are with cors.origin',
 );
 const twoTokens = challenged(400, 'invalid_request', 'More than one access token was sent');
+const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id, Retry-After';
 const badMethod = refusal(405, 'invalid_request', 'This document is read with GET or HEAD', {
   'access-control-allow-origin': '*',
+  'access-control-expose-headers': EXPOSED,
   allow: ALLOWED,
 });
 const documentPreflight: Answer = {
@@ -857,7 +859,7 @@ describe('when it cannot be decided', () => {
     clock = exp;
     assert.deepEqual(await ask(port, request), unavailable('No decryption key is valid at this time; try again'));
     const nothing = unavailable('No decryption key is valid at this time; try again');
-    Object.assign(nothing.headers, { 'access-control-allow-origin': '*' });
+    Object.assign(nothing.headers, { 'access-control-allow-origin': '*', 'access-control-expose-headers': EXPOSED });
     assert.deepEqual(await ask(port, { path: JWKS }), nothing, 'an empty set would be kept by producers');
     assert.deepEqual(await ask(port, { path: JWKS, method: 'HEAD' }), headOf(nothing));
     assert.deepEqual(await ask(port, { path: JWKS, method: 'OPTIONS' }), documentPreflight);
@@ -1461,6 +1463,27 @@ describe('gate and handler', () => {
       }
       assert.equal(reached, before, 'the handler');
     }
+  });
+
+  it('see the same fields where the server has a lower limit of them', async (t) => {
+    let reached = 0;
+    const { server, port } = await guard(t, { anonymous: true }, (req, res) => {
+      reached += 1;
+      seenBy(req, res);
+    });
+    server.maxHeadersCount = 50;
+    const token = await mint({ sub: 'ada' });
+    const send = async (fields: number, last: string): Promise<number> => {
+      const padding = 'a:\r\n'.repeat(fields - 3);
+      return statusOf(await exchange(port, `GET / HTTP/1.1\r\nHost: localhost\r\n${CLOSE}${padding}${last}\r\n\r\n`));
+    };
+    assert.equal(await send(50, `Authorization: Bearer ${token}`), 200);
+    assert.equal(await send(50, 'Mcp-Session-Id: a b'), 400);
+    const before = reached;
+    for (const fields of [51, 60, 100, 1000])
+      for (const last of [`Authorization: Bearer ${token}`, 'Mcp-Session-Id: a b', 'Origin: https://evil.example'])
+        assert.equal(await send(fields, last), 431, `${fields} ${last.slice(0, 20)}`);
+    assert.equal(reached, before, 'the handler');
   });
 
   it('see one session id of visible ASCII, or none', async (t) => {

@@ -497,6 +497,13 @@ describe('"jwks" as a function', () => {
     assert.deepEqual([calls, users], [[[], []], Array.from({ length: 4 }, () => undefined)]);
   });
 
+  test('a port that fetch refuses to call is said', async (t) => {
+    const url = new URL('http://127.0.0.1:6000/jwks');
+    const { events, ask } = await start(t, { one: url });
+    assert.equal(await ask(await mint('one', first)), 503);
+    assert.deepEqual(events, [failed('bad port', url.href)]);
+  });
+
   const untyped = (value: unknown): (() => Promise<{ keys: Jwk[] }>) => value as () => Promise<{ keys: Jwk[] }>;
   const rubbish: [what: string, get: () => unknown, code: string, cause?: string][] = [
     [

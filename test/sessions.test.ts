@@ -290,6 +290,10 @@ const ways: Record<string, (res: Parameters<RequestListener>[1], status: number,
     res.statusCode = status;
     res.end();
   },
+  'setHeader with spaces around the id, which no client sees': (res, status, id) => {
+    res.statusCode = status;
+    res.setHeader('mcp-session-id', ` ${id} `).end();
+  },
   'some time later': (res, status, id) => {
     setTimeout(() => res.writeHead(status, { 'mcp-session-id': id }).end(), 10);
   },
@@ -460,7 +464,7 @@ describe('first use', () => {
     assert.deepEqual([await use(port, bob, 'two'), await use(port, ada, 'two')], [200, 404]);
   });
 
-  it('binds where a wrapper in front hides the answer', async (t) => {
+  it('binds what a wrapper in front sets as the head is written', async (t) => {
     const guarded = withAuth(
       (_req, res) => {
         res.end();
@@ -473,6 +477,25 @@ describe('first use', () => {
         res.setHeader('mcp-session-id', 'late');
         return Reflect.apply(writeHead, res, args);
       });
+      guarded(req, res);
+    });
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], 'late');
+    assert.deepEqual([await use(port, bob, 'late'), await use(port, ada, 'late')], [404, 200]);
+  });
+
+  it('binds where a wrapper in front hides the answer', async (t) => {
+    const guarded = withAuth(
+      (_req, res) => {
+        res.end();
+      },
+      { keys: await serverKeys() },
+    );
+    const { port } = await serve(t, (req, res) => {
+      const { writeHead } = res;
+      res.writeHead = untyped((status: number, ...args: object[]) =>
+        Reflect.apply(writeHead, res, [status, { ...args.at(-1), 'mcp-session-id': 'late' }]),
+      );
       guarded(req, res);
     });
     const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];

@@ -668,6 +668,19 @@ for (const [what, options, make, pad] of floods) {
   });
 }
 
+test('who floods gives up its own, also where another had many before', async () => {
+  const subject = verifier({ cache: { maxEntries: 100 } });
+  const of = (sub: string, count: number): string[] => Array.from({ length: count }, () => asserted({ sub }));
+  const use = (tokens: string[]): Promise<number> =>
+    countRsa(async () => {
+      for (const token of tokens) await subject.authenticate(token);
+    });
+  const many = of('ada', 60);
+  assert.equal(await use(many), 60);
+  assert.equal(await use(of('eve', 200)), 200);
+  assert.equal(await use(many), 0);
+});
+
 test('with two who have many, each gives up its own, and who has at most 16 gives up none', async () => {
   const subject = verifier({ cache: { maxEntries: 100 } });
   const of = (sub: string, count: number): string[] => Array.from({ length: count }, () => asserted({ sub }));
@@ -768,6 +781,39 @@ test('isRevoked is asked after everything that refuses a token, and of no anonym
   assert.equal(await outcome(subject.authenticate(token)), 'expired');
   assert.equal(asked, 1);
 });
+
+for (const [what, change] of [
+  ['the token expires', (clock) => (clock.now += 100)],
+  ['its key expires', (clock) => (clock.now += 50)],
+] satisfies [string, (clock: { now: number }) => void][]) {
+  test(`isRevoked that answers after ${what} answers too late, for a new token and a known one`, async () => {
+    const clock = { now: 1_800_000_000 };
+    const privateKeys = { keys: [{ ...privateJwk, exp: clock.now + (what === 'its key expires' ? 50 : 1000) }] };
+    let decide = (): void => {};
+    const isRevoked = (): Promise<boolean> => new Promise((resolve) => (decide = () => resolve(false)));
+    const subject = new JWETokenVerifier({ keys: privateKeys, now: () => clock.now, clockTolerance: 0, isRevoked });
+    const token = asserted({ sub: 'alice', exp: clock.now + 100 });
+    const expected = what === 'its key expires' ? 'unknown_key' : 'expired';
+    const begin = clock.now;
+    for (const _use of ['new', 'known']) {
+      clock.now = begin;
+      const use = async (): Promise<Promise<string>[]> => {
+        const none = (): void => assert.fail('not asked yet');
+        decide = none;
+        const asked = outcome(subject.authenticate(token));
+        await until(() => decide !== none);
+        return [asked];
+      };
+      const [accepted] = await use();
+      decide();
+      assert.equal(await accepted, 'accepted');
+      const [late] = await use();
+      change(clock);
+      decide();
+      assert.equal(await late, expected);
+    }
+  });
+}
 
 test('isRevoked that hangs is given up after 5 s, and who waits for it counts as waiting', async (t) => {
   const maxPending = 1;

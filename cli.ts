@@ -1814,10 +1814,10 @@ async function inspect(args: Args): Promise<void> {
   const lib = await library();
   const report = await reportSet(lib, file, set);
   if (args.has('json')) return print(jsonLines(report).join('\n'));
-  const who = report.kind.startsWith('private')
-    ? 'a server'
-    : report.kind.startsWith('public')
-      ? 'a producer'
+  const who = report.kind.startsWith('public')
+    ? 'a producer'
+    : report.kind.startsWith("an issuer's private")
+      ? 'token --sign'
       : 'a server';
   const verdict = report.accepted
     ? paint('good', `${who} takes it`)

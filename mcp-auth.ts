@@ -3,8 +3,9 @@
  * Authentication for HTTP MCP servers: decrypts `Authorization: Bearer <JWE>` with the server's private RSA key and
  * hands the claims to any code handling the request. One file on `node:` modules alone; copy it or install it.
  *
- * What it guarantees: a handler runs inside the context of exactly the user its token names; every bad token is refused
- * with the same bytes, before the handler; private key members never leave this file.
+ * What it guarantees: a handler runs inside the context of exactly the user its token names; every forged or broken
+ * token is refused with the same bytes, before the handler (an authentic one is told that it has expired, or is for
+ * somebody else); private key members never leave this file.
  * What it does not: on the default level ("encrypted") claims are self-asserted, for whoever can read the public key
  * can mint any claims. Only `trustedIssuers` ("signed and encrypted") says who the user is. A stolen token works until
  * it expires. A request listener never sees `upgrade`, `connect` or `checkContinue`: see {@link bearerToken}.
@@ -393,9 +394,11 @@ async function inLane<T>(task: () => Promise<T>): Promise<T> {
 //   2. candidateKeys  unexpired keys that its kid and alg allow (RFC 8725 §3.1: the key says its algorithm)
 //   3. decryptJwe     RSA-OAEP, then A256GCM with a random CEK where RSA gave none (RFC 7516 §5.2, §11.5)
 //   4. isNested       which level the token is of; the other one is refused (RFC 7519 §5.2)
-//   5. parseJws, pickIssuer, verifyNested   where issuers are trusted: the issuer by iss, its key by kid, the signature
-//   6. readClaims     types and limits, and the header's copies of iss, sub and aud (RFC 7519 §4.1, §5.3)
-//   7. isCurrent, judgeToken   keys, times and audience: again at every use of a known token
+//   5. parseJws, readClaims, pickIssuer, verifyNested   where issuers are trusted: the issuer by iss, its key by kid,
+//      the signature, without which the claims count for nothing (RFC 7515 §5.2, RFC 8725 §3.8)
+//   6. readClaims, describeToken   types and limits, and the header's copies of iss, sub and aud (RFC 7519 §4.1, §5.3)
+//   7. isCurrent, judgeToken   keys, times and audience: again at every use of a known token (RFC 7519 §4.1.3 to §4.1.6)
+// Verifier calls them in this order; isRevoked, and the claims and scopes that a server requires, come after them.
 // Keys pass importPrivate (RFC 7517, RFC 7518 §6.3) or readVerificationKeys before any of this.
 
 type JsonObject = Record<string, unknown>;
@@ -527,7 +530,7 @@ function readModulus(jwk: Jwk): { n: bigint; modulusOctets: number } {
  */
 function importPublic(jwk: Jwk, operations: string[] = ['encrypt', 'wrapKey']) {
   const { kty, use, key_ops: ops, alg = 'RSA-OAEP-256', kid } = jwk;
-  check(kty === 'RSA', 'unsupported', '"kty" must be RSA');
+  check(kty === 'RSA', 'unsupported', '"kty" must be RSA; a key for signatures is none for encryption');
   const forEncryption = use === undefined || use === 'enc';
   check(forEncryption, 'unsupported', '"use" must be enc; a signing key cannot be an encryption key');
   const operable = ops === undefined || (isStrings(ops) && ops.some((op) => operations.includes(op)));
@@ -1362,7 +1365,9 @@ const WITHOUT_MODES = new Set([
   0x4d44, 0x2011bab0, 0x5346544e, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x65735546, 0x786f4256,
 ]);
 
-function warnOfMode(path: string): void {
+/** Where everybody could read the private keys, if the file has any. */
+function warnOfMode(path: string, { mode }: BigIntStats, jwks: readonly Jwk[]): void {
+  if ((mode & 0o004n) === 0n || !jwks.some(isPrivate)) return;
   try {
     if (process.platform === 'win32' || WITHOUT_MODES.has(statfsSync(path).type >>> 0)) return;
   } catch {
@@ -1379,7 +1384,6 @@ function warnOfMode(path: string): void {
 function describeFile(path: string, stat: BigIntStats): string {
   const regular = stat.isFile() && stat.size <= MAX_KEY_FILE;
   check(regular, 'unreadable', `${printable(path)}: must be a regular file of at most 1 MiB`);
-  if ((stat.mode & 0o004n) !== 0n) warnOfMode(path);
   return [stat.mtimeNs, stat.ctimeNs, stat.size, stat.ino, stat.dev].join();
 }
 
@@ -1534,8 +1538,11 @@ class DecryptionKeys implements Refreshed {
       let fd: number | undefined;
       try {
         fd = openSync(path, OPEN_FLAGS);
-        this.#seen = describeFile(path, fstatSync(fd, { bigint: true }));
-        return parseKeyFile(path, readFileSync(fd));
+        const stat = fstatSync(fd, { bigint: true });
+        this.#seen = describeFile(path, stat);
+        const jwks = parseKeyFile(path, readFileSync(fd));
+        warnOfMode(path, stat, jwks);
+        return jwks;
       } catch (error) {
         // A file that `rotate` is just destroying has a successor of the same name.
         if (attempt === 2 || !(error instanceof KeyError)) throw unreadable(path, error);
@@ -1551,9 +1558,11 @@ class DecryptionKeys implements Refreshed {
     let jwks: Jwk[];
     let seen: string;
     try {
-      seen = describeFile(path, await file.stat({ bigint: true }));
+      const stat = await file.stat({ bigint: true });
+      seen = describeFile(path, stat);
       if (seen === this.#seen) return false;
       jwks = parseKeyFile(path, await file.readFile());
+      warnOfMode(path, stat, jwks);
     } finally {
       await file.close();
     }

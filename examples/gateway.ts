@@ -6,8 +6,10 @@ import { encryptToken, type JwkSet } from 'mcp-auth-middleware';
 
 const url = new URL(process.argv[2] ?? 'http://127.0.0.1:3000/mcp');
 
-// 1. The server's public key. Use https except on loopback: whoever can swap this key reads the claims.
+// 1. The server's public key, over https except on loopback: whoever can swap this key reads the claims.
 //    A long-running gateway keeps the set for the max-age it came with (300 s), not for ever: keys rotate.
+if (url.protocol !== 'https:' && !['localhost', '127.0.0.1', '[::1]'].includes(url.hostname))
+  throw new Error(`${url.origin} must be https: whoever can swap its key reads the claims`);
 const response = await fetch(new URL('/.well-known/jwks.json', url), { redirect: 'error' });
 if (!response.ok) throw new Error(`no key set at ${response.url}: HTTP ${response.status}`);
 const jwks = (await response.json()) as JwkSet; // encryptToken checks what it uses of it

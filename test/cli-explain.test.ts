@@ -376,6 +376,12 @@ describe('inspect', { concurrency: 2 }, () => {
       const report = await inspected(path, `.keys/${file}`);
       assert.deepEqual([report.kind, report.accepted, report.keys[0].state], [kind, true, state]);
     }
+    for (const [file, who] of [
+      ['mcp-public.json', 'a producer'],
+      ['signing-public.json', 'a server'],
+      ['signing-private.json', 'token --sign'],
+    ])
+      assert.match((await mcp(path, ['inspect', `.keys/${file}`])).stdout, new RegExp(`; ${who} takes it\\n`));
     writeFileSync(
       join(path, 'weak.json'),
       JSON.stringify({ keys: [{ kty: 'OKP', crv: 'X25519', x: 'AA', use: 'sig' }] }),

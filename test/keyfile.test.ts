@@ -294,6 +294,21 @@ async function warningsOf(keyFile: string): Promise<string> {
   return stderr;
 }
 
+test('says nothing of the mode of a file that everybody may read where there is no private key in it', async () => {
+  for (const [content, code] of [
+    [setOf(publicOf(a)), 'public_only'],
+    ['export const listening = true;', 'malformed'],
+  ] as const) {
+    const path = write(content, 0o644);
+    assert.throws(() => start(path), { code });
+    await sleep(20);
+    assert.deepEqual(
+      warned.filter(({ message }) => message.includes(path)),
+      [],
+    );
+  }
+});
+
 for (const [mode, warns] of [
   [0o600, false],
   [0o400, false],

@@ -16,7 +16,7 @@ events.inc({ type: 'failed', reason: 'failed', issuer: '' }, 0); // Prometheus s
 subscribe('mcp-auth-middleware', (message) => {
   const { type, reason = '', issuer = '', kids = [], nextExpiry = Infinity } = message as AuthEvent;
   events.inc({ type, reason, issuer });
-  if (type !== 'keys.loaded') return;
+  if (type !== 'keys.loaded' && type !== 'keys.active') return;
   count.set(kids.length);
   expiry.set(nextExpiry);
 });

@@ -7,7 +7,9 @@ from http.client import HTTPConnection, HTTPSConnection  # unlike urllib they fo
 from urllib.parse import urlsplit
 from jwcrypto import jwk, jwt
 
-url = urlsplit(sys.argv[1])  # https except on loopback: whoever can swap the key reads the claims
+url = urlsplit(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:3000/mcp")
+if url.scheme != "https" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+    sys.exit("error: use https: whoever can swap the key reads the claims")
 server = (HTTPSConnection if url.scheme == "https" else HTTPConnection)(url.netloc, timeout=10)
 
 

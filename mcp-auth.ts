@@ -20,7 +20,7 @@
  * }, { keyFile: '.keys/mcp-private.json' })).listen(3000, '127.0.0.1');
  * ```
  */
-import { AsyncLocalStorage } from 'node:async_hooks';
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks';
 import {
   constants,
   createCipheriv,
@@ -1209,7 +1209,8 @@ export async function encryptToken(
   // As JSON.stringify would ask, which below would leave nothing but this answer.
   const own: unknown = 'toJSON' in claims && typeof claims.toJSON === 'function' ? claims.toJSON() : claims;
   if (!isObject(own)) throw new TypeError('claims must be an object, also after its toJSON()');
-  const stated = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
+  const isStated = (value: unknown): boolean => value !== undefined && typeof value !== 'function';
+  const stated = Object.fromEntries(Object.entries(own).filter(([, value]) => isStated(value)));
   if ('exp' in stated && expiresIn !== undefined)
     throw new TypeError('Give either the claim exp or expiresIn, not both');
   if (!isOptional((value) => value === null || (isNumber(value) && value > 0), expiresIn)) {
@@ -1243,6 +1244,10 @@ const NOBODY: RequestContext = Object.freeze({ auth: undefined });
 const SHARED: unique symbol = Symbol.for('mcp-auth-middleware/1');
 const shared = globalThis as { [SHARED]?: AsyncLocalStorage<RequestContext> };
 const context = (shared[SHARED] ??= new AsyncLocalStorage<RequestContext>());
+
+const loading = new AsyncResource('mcp-auth-middleware');
+/** In nobody's context and outside of other storages': what outlives a request must not keep what is the request's. */
+const outside = <T>(act: () => T): T => loading.runInAsyncScope(() => context.run(NOBODY, act));
 
 const warned = new Set<string>();
 /** A process warning, once for each different text. */
@@ -1339,7 +1344,7 @@ function tickAll(): void {
 /** One timer for the process, once a second. It keeps neither the process nor an owner alive. */
 function keepFresh(owner: Refreshed): void {
   refreshed.add(new WeakRef(owner));
-  ticking ??= context.run(NOBODY, () => setInterval(tickAll, 1000));
+  ticking ??= outside(() => setInterval(tickAll, 1000));
   ticking.unref();
 }
 
@@ -1518,7 +1523,7 @@ class DecryptionKeys implements Refreshed {
     look = { owner: this, ticks: 0, hangs: false };
     try {
       this.#begun = this.#now();
-      const changed = await context.run(NOBODY, () => this.#reload(path));
+      const changed = await outside(() => this.#reload(path));
       this.#failure();
       if (changed) this.#report(this.describe(this.#now()));
     } catch (error) {
@@ -1699,14 +1704,13 @@ class IssuerKeys implements Issuer, Refreshed {
     return readVerificationKeys({ keys: given }, this.#algorithms);
   }
 
-  /** Never rejects. In nobody's context: a connection that a user's request opened would carry that user. */
+  /** Never rejects. Outside: a connection that a user's request opened would carry that user. */
   #fetch(): Promise<void> {
     const now = this.#now();
     const started = performance.now();
     this.#tried = now;
     this.#ticked = started;
-    this.#fetching = context
-      .run(NOBODY, () => this.#read())
+    this.#fetching = outside(() => this.#read())
       .then((keys) => {
         this.keys = keys;
         this.#fetched = now;
@@ -1732,6 +1736,8 @@ class IssuerKeys implements Issuer, Refreshed {
 
   #failed(error: unknown, started: number): void {
     this.#failing = true;
+    // It has answered, and lists no key that could be used: those that it listed before are withdrawn.
+    if (error instanceof KeyError && error.code === 'unsupported') this.keys = new Map();
     const code = error instanceof KeyError ? 'malformed' : codeOf(error);
     const source = this.#source instanceof URL ? this.#source.origin + this.#source.pathname : 'the function "jwks"';
     const cause = error instanceof KeyError ? error.message : code;
@@ -1814,7 +1820,10 @@ const VERIFIER_OPTIONS: Record<keyof VerifierOptions, Rule> = {
 
 /** Checks every option and returns a copy that no later change to `options`, and no polluted prototype, reaches. */
 function readOptions<T extends object>(options: T, rules: Record<keyof T, Rule>, where = ''): T {
-  check(isObject(options), 'option', `${where}options must be an object`);
+  const prototype: unknown = isObject(options) && Object.getPrototypeOf(options);
+  // What a class or a prototype adds would be dropped, and with it what it demands.
+  const plain = prototype === null || (isObject(prototype) && Object.getPrototypeOf(prototype) === null);
+  check(plain, 'option', `${where}options must be a plain object`);
   const copy: JsonObject = Object.create(null);
   for (const [name, value] of Object.entries(options)) {
     const rule: Rule | undefined = Object.hasOwn(rules, name) ? rules[name as keyof T] : undefined;
@@ -2013,7 +2022,8 @@ class Verifier {
   /** An unexpired key, and with issuers at least one whose keys are usable. */
   isReady(): boolean {
     const now = this.now();
-    const usable = !this.signed || [...this.#issuers.values()].some((issuer) => issuer.isUsable(now));
+    const usable =
+      !this.signed || [...this.#issuers.values()].some((issuer) => issuer.keys.size > 0 && issuer.isUsable(now));
     return usable && activeKey(this.keys.keys, now) !== undefined;
   }
 
@@ -2330,8 +2340,14 @@ const isHostName = (value: unknown): boolean =>
 const isFixedHost = (name: string): boolean =>
   isIP(name.replace(/^\[|\]$/g, '')) !== 0 || name === 'localhost' || name.endsWith('.localhost');
 
+/** The middleware asks the verifier behind it, so an override would be passed by. */
+const isVerifier = (value: unknown): boolean => {
+  const { authenticate, verifyToken } = JWETokenVerifier.prototype;
+  return value instanceof JWETokenVerifier && value.authenticate === authenticate && value.verifyToken === verifyToken;
+};
+
 const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>, Rule> = {
-  verifier: [(value) => value instanceof JWETokenVerifier, 'a JWETokenVerifier'],
+  verifier: [isVerifier, 'a JWETokenVerifier that overrides no method; isRevoked is for checks of your own'],
   jwksPath: [isRawPath, 'a raw path that starts with /'],
   requiredClaims: [isListOf(isText), 'an array of claim names'],
   requiredScopes: [isListOf(isScopeToken), 'an array of scope names'],
@@ -2871,8 +2887,7 @@ function writeHeadAndBind(this: Bound, ...args: unknown[]): unknown {
   const returned = binding.call('writeHead', this, args); // first: a layer in front may name one at this moment
   if (binding.sessions) {
     const named = args.length > 1 ? args.flatMap((headers) => findFields(headers, 'mcp-session-id')) : [];
-    const opened = named.length > 0 ? named : this.getHeader?.('mcp-session-id');
-    for (const id of opened === undefined ? [] : [opened].flat(2)) {
+    for (const id of [...named, this.getHeader?.('mcp-session-id') ?? []].flat(2)) {
       for (const { sessions, principal } of binding.sessions) sessions.bind(String(id).trim(), principal);
     }
   }
@@ -3086,14 +3101,18 @@ function withHeaders(response: Response, headers: Record<string, string>): Respo
   const set = (to: Headers): void => {
     for (const [name, value] of Object.entries(headers)) to[name === 'vary' ? 'append' : 'set'](name, value);
   };
-  try {
-    set(response.headers);
-    return response;
-  } catch {
-    const open = new Response(response.body, response); // the handler's was immutable, such as one that fetch gave
-    set(open.headers);
-    return open;
+  // One without a body may be given for many requests; one of fetch is immutable; of 101 there is no other.
+  if (response.body !== null || response.status === 101) {
+    try {
+      set(response.headers);
+      return response;
+    } catch {
+      // immutable
+    }
   }
+  const own = new Response(response.body, response);
+  set(own.headers);
+  return own;
 }
 
 /** Decides, and prepares the request for the handler where it is admitted. */

@@ -364,12 +364,17 @@ describe('claims with a toJSON of their own', () => {
   }
   it('are what it gives, and get their times like any other', async () => {
     const verifier = new JWETokenVerifier({ keys });
-    for (const claims of [new User(), { id: 1, toJSON: () => ({ sub: 'ada', name: 'Ada' }) }]) {
+    const itself: object = { sub: 'ada', name: 'Ada', toJSON: () => itself };
+    class Model {
+      sub = 'ada';
+      name = 'Ada';
+      toJSON = (): object => ({ ...this });
+    }
+    const given = { id: 1, toJSON: () => ({ sub: 'ada', name: 'Ada', method: () => 'none' }) };
+    for (const claims of [new User(), given, itself, new Model()]) {
       const user = await verifier.verifyToken(await encryptToken(claims, publicJwk, { expiresIn: 60 }));
       assert.deepEqual(Object.keys(user).toSorted(), ['exp', 'iat', 'name', 'sub']);
       assert.deepEqual([user.sub, user['name'], Number(user.exp) - Number(user.iat)], ['ada', 'Ada', 60]);
-      const again = encryptToken(Object.assign(claims, { exp: NOW }), publicJwk, { expiresIn: 60 });
-      assert.ok(await again, 'its own members are no claims');
     }
   });
   it('are refused where that is no object', async () => {

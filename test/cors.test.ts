@@ -217,6 +217,18 @@ describe('every other answer', () => {
     }
   });
 
+  it('leaves a Response that a handler gives for many requests as it is', async () => {
+    const accepted = new Response(null, { status: 202, statusText: 'Fine', headers: { 'x-own': '1' } });
+    const handler = withAuthFetch(() => accepted, { ...LIST, keys: await serverKeys(), anonymous: true });
+    for (const origin of [APP, undefined, APP]) {
+      const answer = await handler(new Request('http://a/', { headers: origin === undefined ? {} : { origin } }));
+      const { status, statusText, headers } = answer;
+      assert.deepEqual([status, statusText, headers.get('x-own'), headers.get('vary')], [202, 'Fine', '1', 'Origin']);
+      assert.equal(headers.get('access-control-allow-origin'), origin ?? null);
+    }
+    assert.deepEqual([...accepted.headers.keys()], ['x-own']);
+  });
+
   it('goes with what fetch handlers answer, also immutable responses', async () => {
     const keys = await serverKeys();
     const own = new Response('own', {

@@ -768,13 +768,46 @@ test('a failed fetch keeps the set that was there, with its known tokens', async
   const { clock, events, ask } = await start(t, { one: issuer.url });
   const known = await mint('one', first);
   assert.equal(await ask(known), 200);
-  issuer.answer = json({ keys: [] });
+  issuer.answer = json({ keys: {} });
   clock.now += 601;
   assert.equal(await ask(await mint('one', first, 'bob')), 200);
-  const cause = 'has no usable key for signatures (it is empty)';
+  const cause = 'is not a JWK Set, an object with an array "keys"';
   assert.deepEqual(events, [FETCHED, failed('malformed', issuer.url.href, cause)]);
   assert.equal(await countRsa(async () => assert.equal(await ask(known), 200)), 0);
 });
+
+for (const [what, keys, cause] of [
+  ['no key at all', [], 'it is empty'],
+  [
+    'none that could be used',
+    [{ kty: 'EC', crv: 'P-384' }],
+    'key 1: "kty" and "crv" are none of RSA, EC P-256 and OKP Ed25519',
+  ],
+] as const) {
+  test(`a set with ${what} withdraws the keys of the one before, until there is another`, async (t) => {
+    const issuer = await startIssuer(t, first);
+    const { clock, events, ask } = await start(t, { one: issuer.url });
+    const known = await mint('one', first);
+    assert.equal(await ask(known), 200);
+    const answer = issuer.answer;
+    issuer.answer = json({ keys });
+    clock.now += 601;
+    assert.equal(await ask(known), 401);
+    assert.equal(await ask(await mint('one', first, 'bob')), 401);
+    const message = `has no usable key for signatures (${cause})`;
+    assert.deepEqual(events, [FETCHED, failed('malformed', issuer.url.href, message)]);
+    issuer.answer = answer;
+    clock.now += 31;
+    assert.equal(await ask(known), 200);
+    const verifier = new JWETokenVerifier({
+      keys: privateJwk,
+      audience: AUDIENCE,
+      trustedIssuers: [{ issuer: 'one', jwks: async () => ({ keys: [...keys] }) }],
+    });
+    assert.equal(await outcome(verifier.authenticate(known)), 'issuer_unavailable');
+    assert.equal(verifier.isReady(), false);
+  });
+}
 
 /** Lets the issuer hang, and tells whether its last request is still open: it is given up after 5 s. */
 function hang(issuer: IssuerServer): () => Promise<boolean> {

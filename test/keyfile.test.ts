@@ -1169,6 +1169,22 @@ describe('a process of its own', () => {
     }
   });
 
+  together('what a first request starts for good is outside of every storage of that request', async (t) => {
+    const path = write(setOf(a));
+    const program = writeProgram(`
+      import { AsyncLocalStorage } from 'node:async_hooks';
+      const storage = new AsyncLocalStorage();
+      const onEvent = ({ type }) => console.log(type, storage.getStore());
+      storage.run('the request', () => withAuth(() => {}, { onEvent }));
+      setTimeout(() => {}, 30_000);`);
+    const env = { ...process.env, MCP_KEY_FILE_PATH: path };
+    const child = spawn(process.execPath, [program], { env, stdio: ['ignore', 'pipe', 'ignore'] });
+    t.after(() => child.kill('SIGKILL'));
+    assert.equal(String((await once(child.stdout, 'data'))[0]), 'keys.loaded the request\n');
+    writeFileSync(path, setOf(b));
+    assert.equal(String((await once(child.stdout, 'data'))[0]), 'keys.loaded undefined\n');
+  });
+
   /** Makes every look of a program take 0.4 s, as on a slow share, and print that it has begun. */
   const SLOW = `
     import files from 'node:fs/promises';

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
+import { runInNewContext } from 'node:vm';
 import {
   authMiddleware,
   type AuthOptions,
@@ -310,6 +311,21 @@ describe('every option', () => {
       refuses(() => verifier({ keys, [name]: undefined }), new RegExp(`"${name}"`), `JWETokenVerifier ${name}`);
   });
 
+  it('comes in a plain object: what a class or a prototype says would be dropped', () => {
+    class Config {
+      get requiredScopes(): string[] {
+        return ['admin'];
+      }
+    }
+    const given = [new Config(), Object.assign(new Config(), { keys }), new Map([['keys', keys]])];
+    for (const [maker, make] of Object.entries({ ...wrappers, JWETokenVerifier: verifier })) {
+      for (const options of [...given, Object.create({ audience: 'here' })])
+        refuses(() => make(options), /^options must be a plain object$/, maker);
+      make(Object.assign(Object.create(null), { keys }));
+      make(runInNewContext('options => ({ ...options })')({ keys })); // of another realm
+    }
+  });
+
   it('comes in an object', () => {
     for (const [maker, make] of Object.entries({ ...wrappers, JWETokenVerifier: verifier })) {
       for (const options of [null, 1, 'keys.json', true, [], [keys]])
@@ -508,6 +524,23 @@ describe('options that exclude each other', () => {
         authorizationServers: ['https://login.example'],
       });
     }
+  });
+
+  it('nor is a verifier one whose methods somebody has replaced: the middleware would pass them by', () => {
+    const revoked = (): Promise<never> => Promise.reject(new Error('revoked'));
+    class Strict extends JWETokenVerifier {
+      override authenticate = revoked;
+    }
+    const replaced = ['authenticate', 'verifyToken'].map((name) =>
+      Object.assign(new JWETokenVerifier({ keys }), { [name]: revoked }),
+    );
+    const advice = /^option "verifier" must be .*; isRevoked is for checks of your own$/;
+    for (const [maker, make] of Object.entries(wrappers))
+      for (const given of [new Strict({ keys }), ...replaced]) refuses(() => make({ verifier: given }), advice, maker);
+    class Named extends JWETokenVerifier {
+      name = 'mine';
+    }
+    for (const make of Object.values(wrappers)) make({ verifier: new Named({ keys }) });
   });
 
   it('nor is a handler anything but a function', () => {

@@ -484,6 +484,27 @@ describe('first use', () => {
     assert.deepEqual([await use(port, bob, 'late'), await use(port, ada, 'late')], [404, 200]);
   });
 
+  it('binds what a wrapper in front makes of the id that the handler names', async (t) => {
+    const guarded = withAuth(
+      (_req, res) => {
+        res.writeHead(200, { 'mcp-session-id': 'plain' }).end();
+      },
+      { keys: await serverKeys() },
+    );
+    const { port } = await serve(t, (req, res) => {
+      const { writeHead } = res;
+      res.writeHead = untyped((status: number, headers: Record<string, string> = {}) => {
+        const { 'mcp-session-id': id, ...others } = headers;
+        if (id !== undefined) res.setHeader('mcp-session-id', `signed.${id}`);
+        return Reflect.apply(writeHead, res, [status, others]);
+      });
+      guarded(req, res);
+    });
+    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+    assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], 'signed.plain');
+    assert.deepEqual([await use(port, bob, 'signed.plain'), await use(port, ada, 'signed.plain')], [404, 200]);
+  });
+
   it('binds where a wrapper in front hides the answer', async (t) => {
     const guarded = withAuth(
       (_req, res) => {

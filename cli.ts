@@ -273,7 +273,7 @@ function misuse(message: string, command?: string): never {
  */
 const shown = (text: string): string =>
   text.replace(
-    /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
+    /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
 const cutOff = (text: string): string => shown(text.length > 200 ? `${text.slice(0, 200)}...` : text);
@@ -453,7 +453,7 @@ function checkPath(option: string, path: string): void {
   // The runtime has put U+FFFD where the octets were no UTF-8: the file that it names is another one.
   if (path.includes('\ufffd'))
     fail(`${option} has octets that are no UTF-8: ${cutOff(path)}; go into that folder with cd and use -o .`);
-  if (/[\u0000-\u001f\u007f]/.test(path))
+  if (shown(path) !== path)
     fail(`${option} has a control character: ${cutOff(path)}; go into that folder with cd and use -o .`);
 }
 
@@ -957,7 +957,11 @@ function abandon({ path, descriptor }: Made): void {
  * What a run has done, for the message when a signal ends it, and the folders that it made and that may still be
  * empty.
  */
-const progress: { done: string; readonly folders: string[] } = { done: '', folders: [] };
+const progress: { done: string; nothing: string; readonly folders: string[] } = {
+  done: '',
+  nothing: 'nothing was changed',
+  folders: [],
+};
 
 /** Not with `recursive`: Node then says "no such file" of a read-only file system. */
 function makeFolder(folder: string): void {
@@ -1169,6 +1173,7 @@ function publicText(lib: Library, file: string, privateText: string): string {
 async function recover(pair: Pair): Promise<void> {
   const swept = sweep(pair.folder, warn);
   for (const { path } of swept) warn(`destroyed ${path}, which an interrupted run had left`);
+  if (swept.length > 0) progress.nothing = 'nothing else was changed';
   await complete(pair, swept);
 }
 
@@ -1179,6 +1184,7 @@ async function complete(pair: Pair, swept: readonly Leftover[]): Promise<void> {
   const lib = await library();
   const made = await claim(pair);
   try {
+    for (const path of [pair.privateFile, pair.publicFile]) refuseSpecial(path); // a FIFO would be waited for
     const text = publicText(lib, pair.privateFile, readFileSync(pair.privateFile, 'utf8'));
     if (ifThere(() => readFileSync(pair.publicFile, 'utf8')) === text) return;
     rewrite(pair.publicFile, text, look(pair.publicFile));
@@ -1350,12 +1356,16 @@ const nameKey = ({ kid }: Jwk): string => cutOff(String(kid ?? '(without kid)'))
  * The new key becomes active after the overlap, when every server and producer has seen it; the others expire after
  * the grace, when the last token made with them has. It stands first, so that it wins over one of the same second.
  */
-function planRotation(file: string, old: JwkSet, made: Jwk, overlap: number, grace: number): Rotation {
+function planRotation(file: string, given: JwkSet, made: Jwk, overlap: number, grace: number): Rotation {
   const now = seconds();
   const nbf = now + overlap;
-  const isWaiting = (jwk: Jwk): boolean => (jwk.nbf ?? jwk.iat ?? 0) > now;
+  const start = (jwk: Jwk): number => jwk.nbf ?? jwk.iat ?? 0;
+  const usable = given.keys.filter((jwk) => (jwk.exp ?? Infinity) > now);
+  // Where no key's time has come, servers publish the first of them: that is so from now on, whatever the clock was.
+  const [early] = usable.every((jwk) => start(jwk) > now) ? [...usable].sort((a, b) => start(a) - start(b)) : [];
+  const old = { keys: given.keys.map((jwk) => (jwk === early ? { ...jwk, nbf: now } : jwk)) };
   // A key that would take over after this one was never published, and would push this one out again.
-  const isOvertaken = (jwk: Jwk): boolean => (jwk.nbf ?? 0) > nbf && !old.keys.every(isWaiting);
+  const isOvertaken = (jwk: Jwk): boolean => start(jwk) > nbf;
   const shortened = old.keys.map((jwk) => ({ ...jwk, exp: Math.min(jwk.exp ?? Infinity, nbf + grace) }));
   const kept = shortened.filter((jwk) => jwk.exp > now && !isOvertaken(jwk));
   if (kept.length >= 4)
@@ -1411,6 +1421,7 @@ async function rotate(args: Args): Promise<void> {
   if (file === '-') guardStdout(args);
   else {
     refuseSpecial(file);
+    if (pairBeside(file).hasPublic) refuseSpecial(pairBeside(file).publicFile);
     if (exists(dirname(file))) await recover(pairBeside(file));
   }
   const old = await readSet(file);
@@ -1494,12 +1505,12 @@ async function clean(args: Args): Promise<number> {
   const swept = sweep(folder, failed);
   const removed = [...swept.map(({ path }) => path), ...(stale ? [] : destroyPair(pair, failed))].sort();
   if (made) abandon(made);
-  if (removed.length > 0) progress.done = 'what is listed as removed is destroyed';
+  if (removed.length > 0) progress.done = `destroyed ${removed.join(', ')}`;
   if (removed.length > 0) attempt(`sync the folder ${folder}`, () => syncFolder(folder));
   for (const message of failures) say(`error: ${message}`);
   if (failures.length === 0 && removed.length === 0)
     await print(stale ? `Nothing stale found in ${folder}` : `No keys found in ${folder}`);
-  if (removed.length > 0) await print(['Removed:', ...removed].join('\n  '));
+  if (removed.length > 0) await print(['Removed:', ...removed.map(shown)].join('\n  '));
   if (stale) await complete(pair, swept);
   const signing = pairOf(args, 'signing').privateFile;
   if (!args.has('signing') && !stale && !args.has('quiet') && exists(signing))
@@ -1535,7 +1546,11 @@ async function setForSecret(args: Args): Promise<JwkSet> {
     const first = `k8s --from ${quoted(pair.privateFile)} prints them`;
     return asSet('the new key', JSON.parse(await makePair(args, pair, make, first)));
   }
-  if (exists(pair.folder)) await recover(pair);
+  try {
+    if (exists(pair.folder)) await recover(pair);
+  } catch (error) {
+    warn(reason(error)); // a folder that is somebody else's: nothing is needed of it here
+  }
   return from === undefined ? asSet('the new key', JSON.parse(await make())) : readSet(from);
 }
 
@@ -1576,7 +1591,7 @@ async function publicKeys(args: Args): Promise<void> {
   const set = await readSet(file);
   const lib = await library();
   const shownSet = args.has('all') ? publicSet(lib, file, set) : published(lib, file, set);
-  await print(JSON.stringify(shownSet, null, 2));
+  await print(jsonLines(shownSet).join('\n'));
 }
 
 /** The key to encrypt to. Of a set it is what a server would publish now. */
@@ -1676,7 +1691,8 @@ function refusal(act: () => unknown): string | undefined {
 
 /** What a server or a producer would say of one key, in the role that it has. */
 async function keyProblem(lib: Library, jwk: Jwk, spare: () => Promise<Jwk & { public: JwkSet }>) {
-  const { exp: _exp, ...lasting } = jwk; // an expired key is a state, not a fault
+  const { exp, ...others } = jwk;
+  const lasting = Number.isFinite(exp) ? others : jwk; // an expired key is a state, not a fault
   if (isRsa(jwk) && isPrivate(jwk)) return refusal(() => new lib.JWETokenVerifier({ keys: { keys: [lasting] } }));
   if (isRsa(jwk)) return refusal(() => lib.publicJwks({ keys: [lasting] }));
   const { public: to, ...own } = await spare();
@@ -1765,7 +1781,7 @@ async function reportSet(lib: Library, file: string, set: JwkSet): Promise<SetRe
       : "an issuer's public keys";
   const active = ifPossible(() => published(lib, file, set))?.keys[0]?.kid;
   // The file itself where there is one: a server looks at its permissions too.
-  const source = file !== '-' && look(file)?.isFile() ? { keyFile: file } : { keys: set };
+  const source = file !== '-' && ifPossible(() => statSync(file))?.isFile() ? { keyFile: file } : { keys: set };
   const warnings = collectWarnings();
   const judge = (): unknown => (secret ? new lib.JWETokenVerifier(source) : published(lib, file, set));
   const verdict = ofServer ? refusal(judge) : undefined;
@@ -2303,7 +2319,7 @@ function handleSignals(): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
       if (progress.done === '') unmakeFolders();
-      say(`error: interrupted by ${signal}; ${progress.done || 'nothing was changed'}`);
+      say(`error: interrupted by ${signal}; ${progress.done || progress.nothing}`);
       process.exit(128 + system.signals[signal]);
     });
   }
@@ -2330,7 +2346,9 @@ async function main([first, ...rest]: readonly string[]): Promise<number> {
 function stop(error: unknown): number {
   if (progress.done === '') unmakeFolders();
   const message = error instanceof TypeError ? error.message.replace(/^[A-Z](?=[a-z]* )/, lower) : reason(error);
-  if (message) say(`error: ${message}`);
+  const done =
+    progress.done !== '' && message.startsWith('cannot write to standard output') ? `; ${progress.done}` : '';
+  if (message) say(`error: ${message}${done}`);
   return error instanceof Stop ? error.status : 1;
 }
 const lower = (letter: string): string => letter.toLowerCase();

@@ -1207,7 +1207,7 @@ export async function encryptToken(
     check(complete, 'unsupported', 'sign needs a key (a private JWK for signatures), an issuer and an audience');
   }
   // As JSON.stringify would ask, which below would leave nothing but this answer.
-  const own: unknown = 'toJSON' in claims && typeof claims.toJSON === 'function' ? claims.toJSON() : claims;
+  const own: unknown = typeof claims['toJSON'] === 'function' ? claims['toJSON']() : claims;
   if (!isObject(own)) throw new TypeError('claims must be an object, also after its toJSON()');
   const isStated = (value: unknown): boolean => value !== undefined && typeof value !== 'function';
   const stated = Object.fromEntries(Object.entries(own).filter(([, value]) => isStated(value)));

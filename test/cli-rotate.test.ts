@@ -1,5 +1,6 @@
 // `rotate`: the arithmetic of a rotation, what becomes of the files, and what it refuses.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -9,6 +10,7 @@ import {
   mkdirSync,
   readFileSync,
   readdirSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -111,6 +113,30 @@ describe('the arithmetic', { concurrency: 2 }, () => {
           others.map(({ kid }) => kid),
           ['a'],
         ),
+    ],
+    [
+      'keeps the key that is published because all before it have expired',
+      () => [
+        { ...first, kid: 'a', nbf: 1, exp: now() - 1 },
+        { ...first, kid: 'b', nbf: now() + 43_200 },
+      ],
+      [],
+      ([b, ...others], { nbf = 0 }) => {
+        assert.deepEqual([b?.kid, b?.exp, others], ['b', nbf + 86_400, []]);
+        assert.ok(Number(b?.nbf) <= now(), 'it stays the published one');
+      },
+    ],
+    [
+      'publishes each key once where the clock was ahead when they were made',
+      () => [
+        { ...first, kid: 'late', iat: now() + 7300 },
+        { ...first, kid: 'early', iat: now() + 7200 },
+      ],
+      [],
+      ([early, ...others], { nbf = 0 }) => {
+        assert.deepEqual([early?.kid, others], ['early', []], 'a later one would push the new key out again');
+        assert.ok(Number(early?.nbf) <= now() && nbf > now());
+      },
     ],
     [
       'keeps what it does not know of a key',
@@ -248,6 +274,27 @@ describe('the file', { concurrency: 2 }, () => {
       /^error: \.keys\/link: key 2: is a public key/,
     ],
   ];
+  for (const [name, put, message] of [
+    ['a symbolic link', (path) => symlinkSync('elsewhere.json', path), 'is a symbolic link and is not followed'],
+    ['a FIFO', (path) => execFileSync('mkfifo', [path]), 'is not a regular file'],
+  ] satisfies [string, (path: string) => unknown, string][]) {
+    for (const args of [['rotate'], ['clean', '--stale']])
+      test(`is left by ${args.join(' ')} when its public half is ${name}`, async (t) => {
+        const path = folder(t, keys);
+        const half = join(path, '.keys/mcp-public.json');
+        rmSync(half);
+        put(half);
+        const old = readFileSync(join(path, privateFile));
+        const stale = `${half}.mcp-auth-99999999-aaaaaaaaaaaa.tmp`;
+        if (args[0] === 'clean') writeFileSync(stale, '');
+        const { code, stderr } = await mcp(path, args);
+        assert.match(stderr, new RegExp(`mcp-public\\.json.*${message}`));
+        assert.equal(code, args[0] === 'clean' ? 0 : 1);
+        assert.deepEqual(readFileSync(join(path, privateFile)), old);
+        assert.ok(!lstatSync(half).isFile(), 'nothing was written in its place');
+        assert.deepEqual(readdirSync(join(path, '.keys')).sort(), ['mcp-private.json', 'mcp-public.json']);
+      });
+  }
   for (const [name, put, message] of refused) {
     test(`is refused when it is ${name}, and nothing is changed`, async (t) => {
       const path = folder(t, keys);

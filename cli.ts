@@ -590,7 +590,7 @@ async function readJsonFile(file: string, whenMissing = ''): Promise<unknown> {
 
 /** A JWK Set, or one JWK as a set. The library checks the keys. */
 function asSet(what: string, json: unknown): JwkSet {
-  const set = isObject(json) && 'kty' in json ? { keys: [json] } : json;
+  const set = isObject(json) && 'kty' in json && !('keys' in json) ? { keys: [json] } : json;
   return isSet(set) ? set : fail(`${what} is not a JWK Set`);
 }
 async function readSet(file: string): Promise<JwkSet> {
@@ -614,7 +614,10 @@ async function fetchSet(option: string, address: string): Promise<JwkSet> {
     if (response.status !== 200)
       fail(`${where} answered ${response.status} instead of 200; redirects are not followed`);
     const body = await readAll(where, response.body ?? fail(`${where} answered nothing`), 512 * 1024);
-    const set = asSet(where, parseJson(where, body));
+    const json = parseJson(where, body);
+    if (option === '--jwks' && !isSet(json))
+      fail(`${where} is not a JWK Set, and a server takes nothing else from a URL`);
+    const set = asSet(where, json);
     return set.keys.some(isPrivate) ? fail(`${where} publishes a private key: that key must be replaced`) : set;
   } catch (error) {
     if (error instanceof Stop) throw error;

@@ -297,6 +297,11 @@ describe('verify', { concurrency: 2 }, () => {
     const input = await signed({});
     const args = ['verify', '--issuer', issuer, '--audience', audience, '--jwks'];
     assert.equal((await mcp(home, [...args, url], { input })).code, 0);
+    const [jwk] = JSON.parse(readFileSync(join(keys, 'signing-public.json'), 'utf8')).keys;
+    const alone = await serve(t, (_, res) => res.end(JSON.stringify(jwk)));
+    const one = await mcp(home, [...args, alone.url], { input });
+    assert.deepEqual([one.code, one.stdout], [1, ''], 'a server would not take it');
+    assert.match(one.stderr, /is not a JWK Set, and a server takes nothing else from a URL\n$/);
     const refused = await mcp(home, ['verify', '--key', '.keys/mcp-public.json'], { input });
     assert.deepEqual([refused.code, refused.stdout], [1, '']);
     assert.match(refused.stderr, /^error: .keys\/mcp-public.json: .*public key/);

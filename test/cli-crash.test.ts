@@ -99,7 +99,10 @@ test('a file that may not grow changes nothing', async (t) => {
 test('k8s saves the pair before it prints it, and a Secret that nobody got is a failure', async (t) => {
   const path = folder(t);
   const { stderr } = await mcpUnder(path, ['sh', '-c', '"$@" >/dev/full; echo $?', 'sh'], ['k8s', '-q'], {});
-  assert.match(stderr, /^error: cannot write to standard output: no space left on device; the new keys are in \.keys\n/);
+  assert.match(
+    stderr,
+    /^error: cannot write to standard output: no space left on device; the new keys are in \.keys\n/,
+  );
   const printed = await mcp(path, ['k8s', '-q', '--from', '.keys/mcp-private.json']);
   assert.equal(printed.code, 0);
 });

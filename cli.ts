@@ -453,7 +453,8 @@ function checkPath(option: string, path: string): void {
   // The runtime has put U+FFFD where the octets were no UTF-8: the file that it names is another one.
   if (path.includes('\ufffd'))
     fail(`${option} has octets that are no UTF-8: ${cutOff(path)}; go into that folder with cd and use -o .`);
-  if (shown(path) !== path)
+  // C1 and what turns the direction of letters move a terminal as well; joiners are letters of some languages.
+  if (/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/.test(path))
     fail(`${option} has a control character: ${cutOff(path)}; go into that folder with cd and use -o .`);
 }
 

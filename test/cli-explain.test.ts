@@ -2,7 +2,7 @@
 // does.
 import assert from 'node:assert/strict';
 import { createCipheriv, constants, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto';
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import {
@@ -393,6 +393,28 @@ describe('inspect', { concurrency: 2 }, () => {
     );
     const weak = await inspected(path, 'weak.json');
     assert.deepEqual([weak.accepted, weak.keys[0].state], [false, 'unusable']);
+  });
+
+  test('warns of the mode through a symbolic link, as Kubernetes mounts are', async (t) => {
+    const path = folder(t, keys);
+    chmodSync(join(path, '.keys/mcp-private.json'), 0o644);
+    symlinkSync('.keys/mcp-private.json', join(path, 'link'));
+    const { accepted, warnings } = await inspected(path, 'link');
+    assert.equal(accepted, true);
+    assert.match(String(warnings), /Every user of this machine can read the private keys in \S+\/link: chmod/);
+  });
+
+  test('says of a key whose exp is no time that it is the fault', async (t) => {
+    const [jwk] = set.keys;
+    const report = await inspected(put(t, { keys: [{ ...jwk, exp: 'soon' }] }));
+    assert.deepEqual([report.accepted, report.keys[0].state], [false, 'unusable']);
+    assert.match(report.keys[0].problem, /"exp" must be a number/);
+  });
+
+  test('takes "keys" for the set where there is a "kty" as well, as a server does', async (t) => {
+    const path = put(t, { kty: 'RSA', keys: set.keys });
+    assert.equal((await inspected(path)).accepted, true);
+    assert.equal((await mcp(put(t, { ...set.keys[0], keys: [] }), ['public'])).code, 1);
   });
 
   test('warns of what a server warns of', async (t) => {

@@ -222,6 +222,8 @@ describe('a name', () => {
     ['octets that are no UTF-8', Buffer.from([0x6b, 0xff])],
     ['a control character', Buffer.from('k\r')],
     ['an escape sequence', Buffer.from('k\x1b[31m')],
+    ['an escape sequence of one octet in C1', Buffer.from('k\x9b31m')],
+    ['what turns the direction of letters', Buffer.from('k\u202e')],
   ] as const) {
     test(`with ${what} is refused by every command, and printed safely`, async (t) => {
       const path = folder(t);
@@ -246,11 +248,54 @@ describe('a name', () => {
     const set = JSON.parse(readFileSync(join(keys, 'mcp-private.json'), 'utf8'));
     set.keys[0].kid = 'evil\x1b[2J\n\u202e';
     writeFileSync(join(path, '.keys/mcp-private.json'), JSON.stringify(set));
-    for (const args of [['inspect'], ['rotate'], ['inspect', '--json']]) {
+    for (const args of [['inspect'], ['public'], ['public', '--all'], ['rotate'], ['inspect', '--json']]) {
       const { code, stdout, stderr } = await mcp(path, args);
       assert.equal(code, 0);
-      assert.doesNotMatch(stdout + stderr, /[\x00-\x09\x0b-\x1f\x7f\u202e]|evil\n/);
+      assert.doesNotMatch(stdout + stderr, /[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u202e]|evil\n/);
+      if (args[0] === 'public') assert.equal(JSON.parse(stdout).keys[0].kid, set.keys[0].kid);
     }
+  });
+
+  test('of a leftover is printed safely', async (t) => {
+    const path = folder(t, keys);
+    writeFileSync(join(path, '.keys', '\x1b]0;evil\x07\x9b31m.mcp-auth-99999999-aaaaaaaaaaaa.tmp'), 'x');
+    const { code, stdout, stderr } = await mcp(path, ['clean', '--stale']);
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /^Removed:\n {2}\.keys\/\\u001b\]0;evil/);
+    assert.doesNotMatch(stdout + stderr, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/);
+  });
+
+  test('of a folder may have the joiners that some languages write with', async (t) => {
+    const path = folder(t);
+    for (const name of ['\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645', '\u{1f469}\u200d\u{1f52c}']) {
+      const { code, stderr } = await mcp(path, [...make, '-o', name]);
+      assert.equal(code, 0, stderr);
+      assert.deepEqual(readdirSync(join(path, name)).sort(), names);
+    }
+  });
+});
+
+describe('a run that finds what another one has left', () => {
+  test('does not say after a signal that nothing was changed', async (t) => {
+    const path = folder(t, keys);
+    writeFileSync(join(path, '.keys/mcp-private.json.mcp-auth-99999999-aaaaaaaaaaaa.tmp'), 'x');
+    const child = spawn(process.execPath, [cli, 'rotate', '--bits', '4096'], { cwd: path });
+    const lines: string[] = [];
+    child.stderr.on('data', (chunk) => lines.push(String(chunk)));
+    await until(() => lines.join('').includes('destroyed .keys/'));
+    child.kill('SIGINT');
+    const [code] = await once(child, 'close');
+    assert.equal(code, 130);
+    assert.match(lines.join(''), /\nerror: interrupted by SIGINT; (nothing else was changed|the new key is in .*)\n$/);
+  });
+
+  test('prints a set also where it may not look for that', async (t) => {
+    const path = folder(t, keys);
+    writeFileSync(join(path, 'file'), 'no folder');
+    const { code, stdout, stderr } = await mcp(path, ['k8s', '--ephemeral', '--bits', '2048', '-o', 'file']);
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /^apiVersion: v1\n/);
+    assert.match(stderr, /^warning: .*file/m);
   });
 });
 

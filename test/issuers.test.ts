@@ -799,12 +799,19 @@ for (const [what, keys, cause] of [
     issuer.answer = answer;
     clock.now += 31;
     assert.equal(await ask(known), 200);
+    // From a function, and what a probe hears.
+    let given: Jwk[] = [first.publicKey];
     const verifier = new JWETokenVerifier({
       keys: privateJwk,
       audience: AUDIENCE,
-      trustedIssuers: [{ issuer: 'one', jwks: async () => ({ keys: [...keys] }) }],
+      now: () => clock.now,
+      trustedIssuers: [{ issuer: 'one', jwks: async () => ({ keys: given }) }],
     });
-    assert.equal(await outcome(verifier.authenticate(known)), 'issuer_unavailable');
+    assert.equal(await outcome(verifier.authenticate(known)), 'accepted');
+    assert.equal(verifier.isReady(), true);
+    given = [...keys];
+    clock.now += 601;
+    assert.equal(await outcome(verifier.authenticate(known)), 'signature');
     assert.equal(verifier.isReady(), false);
   });
 }

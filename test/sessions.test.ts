@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import type { RequestListener } from 'node:http';
+import type { RequestListener, ServerResponse } from 'node:http';
 import {
   connect as connectHttp2,
   createServer as serveHttp2,
@@ -464,65 +464,59 @@ describe('first use', () => {
     assert.deepEqual([await use(port, bob, 'two'), await use(port, ada, 'two')], [200, 404]);
   });
 
-  it('binds what a wrapper in front sets as the head is written', async (t) => {
-    const guarded = withAuth(
-      (_req, res) => {
-        res.end();
-      },
-      { keys: await serverKeys() },
-    );
-    const { port } = await serve(t, (req, res) => {
-      const { writeHead } = res;
-      res.writeHead = untyped((...args: Parameters<typeof writeHead>) => {
+  type WriteHead = (status: number, headers?: Record<string, string>) => unknown;
+  const IN_FRONT: [
+    what: string,
+    wrap: (writeHead: WriteHead, res: ServerResponse) => WriteHead,
+    id: string,
+    seen: boolean,
+  ][] = [
+    [
+      'sets as the head is written',
+      (writeHead, res) => (status, headers) => {
         res.setHeader('mcp-session-id', 'late');
-        return Reflect.apply(writeHead, res, args);
-      });
-      guarded(req, res);
-    });
-    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], 'late');
-    assert.deepEqual([await use(port, bob, 'late'), await use(port, ada, 'late')], [404, 200]);
-  });
-
-  it('binds what a wrapper in front makes of the id that the handler names', async (t) => {
-    const guarded = withAuth(
-      (_req, res) => {
-        res.writeHead(200, { 'mcp-session-id': 'plain' }).end();
+        return writeHead(status, headers);
       },
-      { keys: await serverKeys() },
-    );
-    const { port } = await serve(t, (req, res) => {
-      const { writeHead } = res;
-      res.writeHead = untyped((status: number, headers: Record<string, string> = {}) => {
-        const { 'mcp-session-id': id, ...others } = headers;
-        if (id !== undefined) res.setHeader('mcp-session-id', `signed.${id}`);
-        return Reflect.apply(writeHead, res, [status, others]);
+      'late',
+      true,
+    ],
+    [
+      'makes of the id that the handler names',
+      (writeHead, res) =>
+        (status, { 'mcp-session-id': id, ...others } = {}) => {
+          if (id !== undefined) res.setHeader('mcp-session-id', `signed.${id}`);
+          return writeHead(status, others);
+        },
+      'signed.plain',
+      true,
+    ],
+    [
+      'hides, for its first user',
+      (writeHead) => (status, headers) => writeHead(status, { ...headers, 'mcp-session-id': 'late' }),
+      'late',
+      false,
+    ],
+  ];
+  for (const [what, wrap, id, seen] of IN_FRONT) {
+    it(`binds what a wrapper in front ${what}`, async (t) => {
+      const handler: RequestListener = (_req, res) =>
+        res.writeHead(200, id === 'signed.plain' ? { 'mcp-session-id': 'plain' } : {}).end();
+      const guarded = withAuth(handler, { keys: await serverKeys() });
+      const { port } = await serve(t, (req, res) => {
+        const writeHead: WriteHead = (...args) => Reflect.apply(plain, res, args);
+        const plain = res.writeHead;
+        res.writeHead = untyped(wrap(writeHead, res));
+        guarded(req, res);
       });
-      guarded(req, res);
+      const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
+      assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], id);
+      // Bob asks first where the answer was seen: else the session were his.
+      const order = seen ? [bob, ada] : [ada, bob];
+      const statuses: number[] = [];
+      for (const who of order) statuses.push(await use(port, who, id));
+      assert.deepEqual(statuses, seen ? [404, 200] : [200, 404]);
     });
-    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], 'signed.plain');
-    assert.deepEqual([await use(port, bob, 'signed.plain'), await use(port, ada, 'signed.plain')], [404, 200]);
-  });
-
-  it('binds where a wrapper in front hides the answer', async (t) => {
-    const guarded = withAuth(
-      (_req, res) => {
-        res.end();
-      },
-      { keys: await serverKeys() },
-    );
-    const { port } = await serve(t, (req, res) => {
-      const { writeHead } = res;
-      res.writeHead = untyped((status: number, ...args: object[]) =>
-        Reflect.apply(writeHead, res, [status, { ...args.at(-1), 'mcp-session-id': 'late' }]),
-      );
-      guarded(req, res);
-    });
-    const [ada, bob] = [await bearer({ sub: 'ada' }), await bearer({ sub: 'bob' })];
-    assert.equal((await ask(port, { headers: ada })).headers['mcp-session-id'], 'late');
-    assert.deepEqual([await use(port, ada, 'late'), await use(port, bob, 'late')], [200, 404]);
-  });
+  }
 
   it('binds nothing for a request that is refused, whatever refuses it', async (t) => {
     const options: AuthOptions = {

@@ -611,6 +611,13 @@ function signed(claims: object): string {
 }
 const wrap = (jws: string): string => seal(publicJwk, { header: { cty: 'JWT' }, plaintext: jws });
 const asserted = (claims: object): string => seal(publicJwk, { plaintext: claims });
+/** So many tokens of one user. */
+const of = (sub: string, count: number): string[] => Array.from({ length: count }, () => asserted({ sub }));
+/** How many RSA operations the tokens cost, one after another. */
+const operationsFor = (subject: JWETokenVerifier, tokens: string[]): Promise<number> =>
+  countRsa(async () => {
+    for (const token of tokens) await subject.authenticate(token);
+  });
 
 const floods: [what: string, options: VerifierOptions, make: (claims: { sub: string }) => () => string, pad: number][] =
   [
@@ -656,10 +663,7 @@ for (const [what, options, make, pad] of floods) {
     await Promise.all(others.map((token) => subject.authenticate(token)));
     const again = make({ sub: 'mallory', ...(pad > 0 && { pad: 'x'.repeat(pad) }) });
     const flood = Array.from({ length: 400 }, again);
-    const use = (tokens: string[]): Promise<number> =>
-      countRsa(async () => {
-        for (const token of tokens) await subject.authenticate(token);
-      });
+    const use = (tokens: string[]): Promise<number> => operationsFor(subject, tokens);
     assert.equal(await use(flood), 400);
     assert.equal(await use(others), 0);
     assert.equal(await use(flood.slice(-100)), 0, 'what room there is, is used');
@@ -670,11 +674,7 @@ for (const [what, options, make, pad] of floods) {
 
 test('who floods gives up its own, also where another had many before', async () => {
   const subject = verifier({ cache: { maxEntries: 100 } });
-  const of = (sub: string, count: number): string[] => Array.from({ length: count }, () => asserted({ sub }));
-  const use = (tokens: string[]): Promise<number> =>
-    countRsa(async () => {
-      for (const token of tokens) await subject.authenticate(token);
-    });
+  const use = (tokens: string[]): Promise<number> => operationsFor(subject, tokens);
   const many = of('ada', 60);
   assert.equal(await use(many), 60);
   assert.equal(await use(of('eve', 200)), 200);
@@ -683,11 +683,7 @@ test('who floods gives up its own, also where another had many before', async ()
 
 test('with two who have many, each gives up its own, and who has at most 16 gives up none', async () => {
   const subject = verifier({ cache: { maxEntries: 100 } });
-  const of = (sub: string, count: number): string[] => Array.from({ length: count }, () => asserted({ sub }));
-  const use = (tokens: string[]): Promise<number> =>
-    countRsa(async () => {
-      for (const token of tokens) await subject.authenticate(token);
-    });
+  const use = (tokens: string[]): Promise<number> => operationsFor(subject, tokens);
   const modest = of('modest', 16);
   assert.equal(await use(modest), 16);
   assert.equal(await use([...of('one', 200), ...of('two', 200)]), 400);

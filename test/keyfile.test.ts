@@ -1175,7 +1175,8 @@ describe('a process of its own', () => {
       import { AsyncLocalStorage } from 'node:async_hooks';
       const storage = new AsyncLocalStorage();
       const onEvent = ({ type }) => console.log(type, storage.getStore());
-      storage.run('the request', () => withAuth(() => {}, { onEvent }));
+      // Held, because the timer keeps no handler that nobody else holds.
+      globalThis.handler = storage.run('the request', () => withAuth(() => {}, { onEvent }));
       setTimeout(() => {}, 30_000);`);
     const env = { ...process.env, MCP_KEY_FILE_PATH: path };
     const child = spawn(process.execPath, [program], { env, stdio: ['ignore', 'pipe', 'ignore'] });

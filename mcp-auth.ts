@@ -1097,6 +1097,7 @@ export function compactEncrypt(
   const { alg, kid } = key;
   const { cty, typ } = header;
   const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
+  check(aad.length <= MAX_HEADER, 'malformed', 'kid, cty and typ are too long: no server takes a header of their size');
   const cek = randomBytes(32);
   const iv = randomBytes(12);
   const encryptedKey = publicEncrypt(oaep(key.alg, key.publicKey), cek);
@@ -2885,11 +2886,11 @@ function writeHeadAndBind(this: Bound, ...args: unknown[]): unknown {
   const binding = this[BINDING];
   if (!binding) return undefined;
   const returned = binding.call('writeHead', this, args); // first: a layer in front may name one at this moment
-  if (binding.sessions) {
-    const named = args.length > 1 ? args.flatMap((headers) => findFields(headers, 'mcp-session-id')) : [];
-    for (const id of [...named, this.getHeader?.('mcp-session-id') ?? []].flat(2)) {
-      for (const { sessions, principal } of binding.sessions) sessions.bind(String(id).trim(), principal);
-    }
+  const set = binding.sessions && this.getHeader?.('mcp-session-id');
+  if (!binding.sessions || (set === undefined && args.length === 1)) return returned; // as mostly
+  const named = args.flatMap((headers) => findFields(headers, 'mcp-session-id'));
+  for (const id of [...named, set ?? []].flat(2)) {
+    for (const { sessions, principal } of binding.sessions) sessions.bind(String(id).trim(), principal);
   }
   return returned;
 }

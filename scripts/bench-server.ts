@@ -13,6 +13,8 @@ import { rsa } from '../test/support/rsa.js';
 /** What a server tells of itself. Times in ms, memory in octets. */
 export interface ServerState {
   rsa: number;
+  /** µs of the processor's time, of all its threads, since the parent last sent `mark`. */
+  cpu: number;
   heap: number;
   resident: number;
   delayP99: number;
@@ -96,11 +98,15 @@ const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
 delay.enable();
 const server = createServer(listener).listen(0, '127.0.0.1', () => process.send?.(server.address()));
 server.maxRequestsPerSocket = 0;
-process.on('message', () => {
+let mark = process.cpuUsage();
+process.on('message', (message) => {
+  if (message === 'mark') return void (mark = process.cpuUsage());
+  const { user, system } = process.cpuUsage(mark);
   globalThis.gc?.();
   const { heapUsed, rss } = process.memoryUsage();
   const state: ServerState = {
     rsa: rsa.started,
+    cpu: user + system,
     heap: heapUsed,
     resident: rss,
     delayP99: Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION),

@@ -121,6 +121,14 @@ describe('compactEncrypt and compactDecrypt', () => {
     for (const header of [null, 'JWT', [], 1])
       keyRefused(() => compactEncrypt(SAYING, publicJwk, untyped(header)), 'option', /header must be an object/);
   });
+  it('refuse a kid that makes the header longer than servers take', async () => {
+    const kid = 'k'.repeat(1536 - JSON.stringify({ alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: '' }).length);
+    const longest = compactEncrypt(SAYING, { ...publicJwk, kid });
+    const { plaintext } = await compactDecrypt(longest, { ...privateJwk, kid });
+    assert.deepEqual(Buffer.from(plaintext), SAYING);
+    const longer = { ...publicJwk, kid: `${kid}k` };
+    keyRefused(() => compactEncrypt(SAYING, longer), 'malformed', /^kid, cty and typ are too long/);
+  });
   it('name the key by its thumbprint when it has no kid', () => {
     const { kid, ...nameless } = publicJwk;
     assert.equal(decodeProtectedHeader(compactEncrypt(SAYING, nameless)).kid, kid);

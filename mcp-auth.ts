@@ -49,14 +49,15 @@ import {
   statfsSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve as absolute } from 'node:path';
-import { clearInterval, setInterval } from 'node:timers';
+import { nextTick } from 'node:process';
+import { clearInterval, clearTimeout, setInterval, setTimeout } from 'node:timers';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { promisify } from 'node:util';
+import { promisify, TextDecoder } from 'node:util';
 
 // ## Types
 // --------
@@ -1777,8 +1778,8 @@ const isIssuerUrl = (value: unknown): boolean =>
 /** As a browser sends it: of http in canonical form, of an extension or a web view as it is. */
 const isOrigin = (value: unknown): boolean =>
   isHttpUrl(value)
-    ? new URL(value).origin === value
-    : isString(value) && /^(?!https?:)[a-z][a-z\d+.-]*:\/\/[^\s/?#"\\,]+$/i.test(value);
+    ? new URL(value).origin === value && !value.includes('*')
+    : isString(value) && /^(?!https?:)[a-z][a-z\d+.-]*:\/\/[^\s/?#"\\,*]+$/i.test(value);
 /** An RFC 6749 §3.3 scope-token, which can stand in a challenge. */
 const isScopeToken = (value: unknown): boolean => isString(value) && /^[\x21\x23-\x5b\x5d-\x7e]+$/.test(value);
 const isFieldName = (value: unknown): boolean => isString(value) && /^[!#$%&'*+.^_`|~0-9a-z-]+$/i.test(value);
@@ -2348,7 +2349,10 @@ const isVerifier = (value: unknown): boolean => {
 };
 
 const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>, Rule> = {
-  verifier: [isVerifier, 'a JWETokenVerifier that overrides no method; isRevoked is for checks of your own'],
+  verifier: [
+    isVerifier,
+    'a JWETokenVerifier of this copy of the file that overrides no method; isRevoked is for checks of your own',
+  ],
   jwksPath: [isRawPath, 'a raw path that starts with /'],
   requiredClaims: [isListOf(isText), 'an array of claim names'],
   requiredScopes: [isListOf(isScopeToken), 'an array of scope names'],
@@ -2366,6 +2370,8 @@ const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>,
 };
 
 const NO_HEADERS: Record<string, string> = Object.freeze({});
+/** Lists, in which what a layer in front has named stays. */
+const ADDED = new Set(['vary', 'access-control-expose-headers']);
 const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id, Retry-After';
 /** What clients of MCP send. */
 const PREFLIGHT_HEADERS = [
@@ -2827,10 +2833,10 @@ interface Bound extends Methods {
 class Binding {
   #context: RequestContext;
   #sessions: readonly SessionBinding[] | undefined;
-  /** The methods as they were. */
-  readonly #methods: Methods;
+  /** The methods as they were; undefined where none was replaced. */
+  readonly #methods: Methods | undefined;
 
-  constructor(request: RequestContext, methods: Methods) {
+  constructor(request: RequestContext, methods?: Methods) {
     this.#context = request;
     this.#methods = methods;
   }
@@ -2847,13 +2853,17 @@ class Binding {
   watch(sessions: SessionBinding): void {
     this.#sessions = this.#sessions ? [...this.#sessions, sessions] : [sessions];
   }
+  /** Whether listeners and callbacks go through here. */
+  get replaces(): boolean {
+    return this.#methods !== undefined;
+  }
   /** Calls a method as it was. */
   call(name: keyof Methods, bound: Bound, args: unknown[]): unknown {
-    const method = this.#methods[name];
+    const method = this.#methods?.[name];
     return method && Reflect.apply(method, bound, args);
   }
   get emit(): Method | undefined {
-    return this.#methods.emit;
+    return this.#methods?.emit;
   }
 }
 
@@ -2948,9 +2958,14 @@ function replaceMethods(bound: Bound): Methods {
 function bindContext(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
   const bound: Bound = target;
   const known = bound[BINDING] && Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
-  const binding = known ?? (bound[BINDING] = new Binding(request, replaceMethods(bound)));
+  const binding = known?.replaces ? known : (bound[BINDING] = new Binding(request, replaceMethods(bound)));
   binding.context = request;
   if (sessions) binding.watch(sessions);
+}
+
+/** A request that no handler has got yet, or ever gets: an access log that asks for its user hears of nobody. */
+function bindToNobody(request: object): void {
+  if (!Object.hasOwn(request, BINDING)) Reflect.set(request, BINDING, new Binding(NOBODY));
 }
 
 // ## Adapters
@@ -2958,6 +2973,8 @@ function bindContext(target: object, request: RequestContext, sessions: SessionB
 
 type NodeRequest = IncomingMessage | Http2ServerRequest;
 type NodeResponse = ServerResponse | Http2ServerResponse;
+/** Such as Express's, whose last signature, which inference takes, asks for requests of its own. */
+type Application = RequestListener & { use: unknown };
 
 interface ResponseLike {
   headersSent?: boolean;
@@ -3001,7 +3018,7 @@ function sendAnswer({ status, headers, body }: Answer, method: string, res: Resp
 function enter({ context: request, headers, binding }: Admission, req: RequestLike, res: ResponseLike): void {
   if (headers !== NO_HEADERS) {
     for (const [name, value] of Object.entries(headers)) {
-      const before = name === 'vary' ? res.getHeader(name) : undefined;
+      const before = ADDED.has(name) ? res.getHeader(name) : undefined;
       res.setHeader(name, before === undefined ? value : `${before}, ${value}`);
     }
   }
@@ -3032,26 +3049,34 @@ function serve(
   proceed: () => unknown,
   fail: (error: unknown, answer: Answer, req: RequestLike, res: ResponseLike) => void,
 ): unknown {
+  const failed = (error: unknown): unknown => {
+    bindToNobody(req);
+    return fail(error, policy.fail(error), req, res);
+  };
   const carryOut = (decision: Decision): unknown => {
     if (isOver(req, res)) return undefined;
     try {
-      if ('status' in decision) return void sendAnswer(decision, isString(req.method) ? req.method : '', res);
+      if ('status' in decision) {
+        bindToNobody(req);
+        return void sendAnswer(decision, isString(req.method) ? req.method : '', res);
+      }
       enter(decision, req, res);
     } catch (error) {
-      return fail(error, policy.fail(error), req, res);
+      return failed(error);
     }
     return context.run(decision.context, proceed);
   };
-  if (isOver(req, res)) return undefined;
+  if (isOver(req, res)) return bindToNobody(req);
   let decision: Decision | Promise<Decision>;
   try {
     decision = policy.decide(new NodeHead(req));
   } catch (error) {
-    return fail(error, policy.fail(error), req, res);
+    return failed(error);
   }
   if (!(decision instanceof Promise)) return carryOut(decision);
+  bindToNobody(req);
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return decision.then((made) => new Promise((resolve) => process.nextTick(() => resolve(carryOut(made)))));
+  return decision.then((made) => new Promise((resolve) => nextTick(() => resolve(carryOut(made)))));
 }
 
 function sendFault(_error: unknown, answer: Answer, req: RequestLike, res: ResponseLike): void {
@@ -3068,6 +3093,11 @@ function sendFault(_error: unknown, answer: Answer, req: RequestLike, res: Respo
  * Wraps a request listener of `node:http`, `https` or `http2`: it runs only for verified users, in their context.
  * @throws KeyError for bad options, and when there is no usable key
  */
+export function withAuth(application: Application, options?: AuthOptions): RequestListener;
+export function withAuth<
+  Req extends NodeRequest = IncomingMessage,
+  Res extends NodeResponse = ServerResponse<IncomingMessage>,
+>(handler: (req: Req, res: Res) => unknown, options?: AuthOptions): (req: Req, res: Res) => unknown;
 export function withAuth<
   Req extends NodeRequest = IncomingMessage,
   Res extends NodeResponse = ServerResponse<IncomingMessage>,
@@ -3100,7 +3130,7 @@ export function authMiddleware(
 
 function withHeaders(response: Response, headers: Record<string, string>): Response {
   const set = (to: Headers): void => {
-    for (const [name, value] of Object.entries(headers)) to[name === 'vary' ? 'append' : 'set'](name, value);
+    for (const [name, value] of Object.entries(headers)) to[ADDED.has(name) ? 'append' : 'set'](name, value);
   };
   // One without a body may be given for many requests; one of fetch is immutable; of 101 there is no other.
   if (response.body !== null || response.status === 101) {
@@ -3118,6 +3148,7 @@ function withHeaders(response: Response, headers: Record<string, string>): Respo
 
 /** Decides, and prepares the request for the handler where it is admitted. */
 async function decideFetch(policy: Policy, request: Request): Promise<Decision> {
+  bindToNobody(request);
   try {
     const decision = await policy.decide(new FetchHead(request));
     if ('status' in decision) return decision;
@@ -3134,10 +3165,10 @@ async function decideFetch(policy: Policy, request: Request): Promise<Decision> 
  * handler has returned is outside its context: read the user before.
  * @throws KeyError for bad options, and when there is no usable key
  */
-export function withAuthFetch<Rest extends unknown[]>(
-  handler: (request: Request, ...rest: Rest) => Response | Promise<Response>,
+export function withAuthFetch<Req extends Request = Request, Rest extends unknown[] = []>(
+  handler: (request: Req, ...rest: Rest) => Response | Promise<Response>,
   options: AuthOptions = {},
-): (request: Request, ...rest: Rest) => Promise<Response> {
+): (request: Req, ...rest: Rest) => Promise<Response> {
   const usage = 'withAuthFetch needs a handler: withAuthFetch((request) => new Response(…), options)';
   check(typeof handler === 'function', 'option', usage);
   const policy = new Policy(options);

@@ -1310,21 +1310,59 @@ describe('getUser(req), getAuth(req) and getAuthInfo(req)', () => {
     }
   });
 
-  it('refuse what no middleware has let through: a wrapper must not look like an empty user', async (t) => {
-    const refused: IncomingMessage[] = [];
-    let seen: IncomingMessage | undefined;
-    const guarded = withAuth((req, res) => void ((seen = req), res.end()), { keys: await serverKeys() });
-    const { port } = await serve(t, (req, res) => {
-      refused.push(req);
+  it('know nobody of a request that no handler got: an access log asks for every one', async (t) => {
+    const logged: string[] = [];
+    const log = (req: IncomingMessage, res: ServerResponse): unknown =>
+      res.on('close', () => logged.push(`${res.statusCode} ${getUser(req).sub} ${getAuth(req)} ${getAuthInfo(req)}`));
+    const keys = await serverKeys();
+    const guarded = withAuth((_req, res) => void res.end(), { keys, cors: { origin: '*' } });
+    const { port, server } = await serve(t, (req, res) => {
+      log(req, res);
+      if (req.url === '/broken') res.getHeader = () => assert.fail('broken');
       guarded(req, res);
     });
-    await ask(port);
-    await ask(port, { headers: { authorization: 'Bearer x' } });
+    const { authorization } = await bearer({ sub: 'ada' });
+    const preflight = { origin: 'https://app.example', 'access-control-request-method': 'POST' };
+    const asked: [status: string, options: Parameters<typeof ask>[1]][] = [
+      ['401', {}],
+      ['401', { headers: { authorization: 'Bearer x' } }],
+      ['401', { headers: { authorization: authorization.slice(0, -1) } }], // decrypted, and then refused
+      ['204', { method: 'OPTIONS', headers: preflight }],
+      ['200', { path: '/.well-known/jwks.json' }],
+      ['500', { path: '/broken', headers: { authorization } }],
+    ];
+    for (const [, options] of asked) await ask(port, options);
+    const gone = request({ host: '127.0.0.1', port, headers: { ...(await bearer({ sub: 'bob' })) }, agent: false });
+    gone.on('error', () => {}).end();
+    const [, res] = (await once(server, 'request')) as [IncomingMessage, ServerResponse];
+    const closed = once(res, 'close');
+    gone.destroy();
+    await closed;
+    assert.deepEqual(
+      logged,
+      [...asked, ['200']].map(([status]) => `${status} undefined undefined undefined`),
+    );
     await ask(port, { headers: await bearer({ sub: 'ada' }) });
-    assert.ok(seen);
+    assert.match(logged.at(-1) ?? '', /^200 ada /);
+    const asking = new Request('http://a/');
+    assert.equal((await withAuthFetch(() => new Response(), { keys })(asking)).status, 401);
+    assert.equal(getUser(asking).sub, undefined);
+  });
+
+  it('refuse what no middleware has seen: a wrapper must not look like an empty user', async (t) => {
+    let seen: IncomingMessage | undefined;
+    let unseen: IncomingMessage | undefined;
+    const guarded = withAuth((req, res) => void ((seen = req), res.end()), { keys: await serverKeys() });
+    const { port } = await serve(t, (req, res) => {
+      if (req.url === '/mcp') return guarded(req, res);
+      unseen = req;
+      return void res.end();
+    });
+    await ask(port, { path: '/health' });
+    await ask(port, { path: '/mcp', headers: await bearer({ sub: 'ada' }) });
+    assert.ok(seen && unseen);
     const strangers: [name: string, value: unknown][] = [
-      ['a request without a token', refused[0]],
-      ['a request with a bad one', refused[1]],
+      ['a request that was answered in front', unseen],
       ['an object', {}],
       ['an array', []],
       ['a function', () => {}],

@@ -382,6 +382,22 @@ describe('CORS and Vary', () => {
     });
     assert.match(String((await ask(port)).headers.vary), /accept-encoding/i);
   });
+  it('keeps the fields that a fetch handler exposes', async () => {
+    const options: AuthOptions = { keys: await serverKeys(), anonymous: true, cors: { origin: [APP] } };
+    const own = { 'access-control-expose-headers': 'X-Total' };
+    const handler = withAuthFetch(() => new Response('', { headers: own }), options);
+    const answer = await handler(new Request('http://a/', { headers: { origin: APP } }));
+    assert.equal(answer.headers.get('access-control-expose-headers'), `X-Total, ${EXPOSED}`);
+  });
+  it('keeps the fields that a CORS layer in front exposes', async (t) => {
+    const middleware = authMiddleware({ keys: await serverKeys(), anonymous: true, cors: { origin: [APP] } });
+    const { port } = await serve(t, (req, res) => {
+      res.setHeader('Access-Control-Expose-Headers', 'X-Total');
+      middleware(req, res, () => res.end());
+    });
+    const { headers } = await ask(port, { headers: { origin: APP } });
+    assert.equal(headers['access-control-expose-headers'], `X-Total, ${EXPOSED}`);
+  });
   it('keeps the Vary of a fetch handler', async () => {
     const answer = await withAuthFetch(() => new Response('', { headers: { vary: 'Accept' } }), {
       keys: await serverKeys(),

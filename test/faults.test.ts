@@ -342,6 +342,44 @@ describe('frozen intrinsics', () => {
   });
 });
 
+describe('the sandbox of a test runner', () => {
+  const program = `
+    import { readFileSync } from 'node:fs';
+    import { createServer } from 'node:http';
+    import { createContext, SourceTextModule, SyntheticModule } from 'node:vm';
+    const never = () => {};
+    const { AbortSignal, Buffer, performance, URL } = globalThis;
+    const fake = Object.create(process, { nextTick: { value: never } });
+    const globals = { AbortSignal, Buffer, performance, process: fake, setInterval: never, setTimeout: never, URL };
+    const context = createContext(globals); // without TextDecoder, as with a DOM of its own
+    const library = new SourceTextModule(readFileSync('dist/mcp-auth.js', 'utf8'), { context });
+    await library.link(async (name) => {
+      const real = await import(name);
+      const names = Object.keys(real);
+      return new SyntheticModule(names, function () {
+        for (const name of names) this.setExport(name, real[name]);
+      }, { context });
+    });
+    await library.evaluate();
+    const { getUser, withAuth } = library.namespace;
+    const { keys, token } = JSON.parse(process.env.TEST_INPUT);
+    const server = createServer(withAuth((_req, res) => res.end(getUser().sub), { keys })).listen(0, '127.0.0.1');
+    await new Promise((resolve) => server.on('listening', resolve));
+    const url = 'http://127.0.0.1:' + server.address().port;
+    const answer = await fetch(url, { headers: { authorization: 'Bearer ' + token } });
+    console.log(answer.status, await answer.text());
+    process.exit();`;
+  it('with timers and ticks that never come, and without a global TextDecoder, holds up no request', async () => {
+    const input = JSON.stringify({ keys: await serverKeys(), token: await mint({ sub: 'ada' }) });
+    const { stdout, stderr } = await run(
+      process.execPath,
+      ['--no-warnings', '--experimental-vm-modules', '--input-type=module', '-e', program],
+      { cwd: root, env: { NODE_OPTIONS: undefined, TEST_INPUT: input }, timeout: 20_000 },
+    );
+    assert.equal(stdout, '200 ada\n', stderr);
+  });
+});
+
 describe('what a request inherits', () => {
   const paths: unknown[] = ['/open', '/.well-known/jwks.json', 7, null, {}, [], Symbol('x'), () => '/open', ''];
   const inherit = (req: IncomingMessage, members: PropertyDescriptorMap): void => {

@@ -201,6 +201,8 @@ const requestTable: typeof verifierTable = {
         'https:// a',
         'HTTPS://app.example',
         'http://app.example:80',
+        'https://*.app.example', // a wildcard that would match no page
+        'chrome-extension://*',
       ].map((origin) => ({ origin: [origin] })),
       { origins: '*' },
     ],

@@ -1,9 +1,12 @@
 // What a strict project writes against the library with the frameworks and SDKs of the field, without a cast.
+import { createServer } from 'node:http';
+import { createServer as createHttp2 } from 'node:http2';
 import * as sdk from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js';
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
 import express from 'express';
 import { fastify } from 'fastify';
 import { FastMCP } from 'fastmcp';
+import Koa from 'koa';
 import {
   authMiddleware,
   type Auth,
@@ -11,6 +14,7 @@ import {
   getAuth,
   getAuthInfo,
   getUser,
+  withAuth,
   withAuthFetch,
 } from 'mcp-auth-middleware';
 
@@ -22,6 +26,10 @@ express()
   .get('/me', (req: express.Request & AuthenticatedRequest, res) => {
     res.json({ user: getUser(req), clientId: req.auth?.clientId });
   });
+
+createServer(withAuth(express()));
+createServer(withAuth(new Koa().callback()));
+createHttp2(withAuth(new Koa().callback()));
 
 fastify().addHook('onRequest', (request, reply, done) => auth(request.raw, reply.raw, done));
 

@@ -190,6 +190,14 @@ export const fetchHandler: (request: Request, environment: { name: string }) => 
   (request, environment: { name: string }) => new Response(environment.name + getAuth(request)?.keyId),
 );
 
+/** As a host of its own kind of Request types its handlers, such as Next.js. */
+declare class HostRequest extends Request {
+  readonly cookies: ReadonlyMap<string, string>;
+}
+export const hostHandler: (request: HostRequest) => Promise<Response> = withAuthFetch(
+  async (request: HostRequest) => new Response(request.cookies.get('theme')),
+);
+
 /** The option of the MCP SDKs' fetch transports, which takes no undefined under exactOptionalPropertyTypes. */
 export const forTransport = (): { authInfo?: AuthInfo } => ({ authInfo: getAuthInfo() });
 const whoever = getAuthInfo();

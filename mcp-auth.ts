@@ -320,7 +320,7 @@ export class AuthError extends Error {
     this.status = status;
     this.reason = reason;
     this.missingScopes = about.missingScopes ?? [];
-    this.missing = [...(about.missingClaims ?? []), ...this.missingScopes];
+    this.missing = [...new Set([...(about.missingClaims ?? []), ...this.missingScopes])];
     this.keyId = about.keyId;
   }
 }
@@ -1248,7 +1248,7 @@ const shared = globalThis as { [SHARED]?: AsyncLocalStorage<RequestContext> };
 const context = (shared[SHARED] ??= new AsyncLocalStorage<RequestContext>());
 
 const loading = new AsyncResource('mcp-auth-middleware');
-/** In nobody's context and outside of other storages': what outlives a request must not keep what is the request's. */
+/** In nobody's context, and in other storages' as when this file was loaded: what outlives a request keeps none. */
 const outside = <T>(act: () => T): T => loading.runInAsyncScope(() => context.run(NOBODY, act));
 
 const warned = new Set<string>();
@@ -1835,7 +1835,7 @@ function readOptions<T extends object>(options: T, rules: Record<keyof T, Rule>,
     }
     check(rule, 'option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
     check(isOptional(rule[0], value), 'option', `${where}option "${name}" must be ${rule[1]}`);
-    if (value !== undefined) copy[name] = Array.isArray(value) ? [...value] : value;
+    if (value !== undefined) copy[name] = Array.isArray(value) ? [...new Set(value)] : value;
   }
   return copy as T;
 }
@@ -2370,8 +2370,14 @@ const REQUEST_OPTIONS: Record<Exclude<keyof AuthOptions, keyof VerifierOptions>,
 };
 
 const NO_HEADERS: Record<string, string> = Object.freeze({});
-/** Lists, in which what a layer in front has named stays. */
-const ADDED = new Set(['vary', 'access-control-expose-headers']);
+/** Fields that are lists: what a layer in front or the handler names stays in them, and so does what is named here. */
+const isList = (name: string): boolean => name === 'vary' || name === 'access-control-expose-headers';
+/** A list with the members of another one that it lacks. */
+function joinLists(before: unknown, value: string): string {
+  const members = [before ?? []].flat().join(', ').split(/ *, */).filter(isText);
+  const named = new Set(members.map((member) => member.toLowerCase()));
+  return [...members, ...value.split(', ').filter((member) => !named.has(member.toLowerCase()))].join(', ');
+}
 const EXPOSED = 'WWW-Authenticate, Mcp-Session-Id, Retry-After';
 /** What clients of MCP send. */
 const PREFLIGHT_HEADERS = [
@@ -2437,7 +2443,7 @@ function listDocuments(options: AuthOptions, verifier: Verifier): Map<string, ()
   if (resource === undefined) return documents;
   const { origin } = new URL(resource);
   const jwks = { jwks_uri: options.jwksUri ?? origin + jwksPath };
-  const supported = (scopes: string[]): object => (scopes.length > 0 ? { scopes_supported: scopes } : {});
+  const supported = (scopes: string[]): object => (scopes.length > 0 ? { scopes_supported: [...new Set(scopes)] } : {});
   const metadata = {
     resource,
     ...jwks,
@@ -2526,7 +2532,7 @@ class Policy {
 
   /** At once unless something has to be read, fetched or decrypted. Neither throws nor rejects. */
   decide(head: Head): Decision | Promise<Decision> {
-    const started = this.#isHeard() ? performance.now() : 0;
+    const started = performance.now();
     try {
       const now = this.#verifier.now();
       const catchUp = this.#verifier.keys.catchUp(now);
@@ -2695,7 +2701,7 @@ class Policy {
     const { resourceMetadataUrl } = this.#server;
     const parameters = {
       ...(reason !== 'no_token' && { error: code, error_description: message }),
-      ...(this.#required.scopes.length > 0 && { scope: [...new Set(this.#required.scopes)].join(' ') }),
+      ...(this.#required.scopes.length > 0 && { scope: this.#required.scopes.join(' ') }),
       ...(resourceMetadataUrl !== undefined && { resource_metadata: resourceMetadataUrl }),
     };
     const list = Object.entries(parameters).map(([name, value]) => `${name}="${value}"`);
@@ -2827,13 +2833,18 @@ interface Bound extends Methods {
   [BINDING]?: Binding;
   listenerCount?(name: unknown): number;
   getHeader?(name: string): unknown;
+  setHeader?(name: string, value: unknown): unknown;
+}
+/** What an answer's head is watched for: sessions that it names, and lists that ours must stay in. */
+interface Watch {
+  readonly sessions: SessionBinding | undefined;
+  readonly lists: Record<string, string>;
 }
 
 /** What goes with one request or answer. In private fields: whoever logs `req` logs no token. */
 class Binding {
   #context: RequestContext;
-  #sessions: readonly SessionBinding[] | undefined;
-  /** The methods as they were; undefined where none was replaced. */
+  #watched: readonly Watch[] | undefined;
   readonly #methods: Methods | undefined;
 
   constructor(request: RequestContext, methods?: Methods) {
@@ -2847,23 +2858,21 @@ class Binding {
   set context(request: RequestContext) {
     this.#context = request;
   }
-  get sessions(): readonly SessionBinding[] | undefined {
-    return this.#sessions;
+  /** One for each middleware. */
+  get watched(): readonly Watch[] | undefined {
+    return this.#watched;
   }
-  watch(sessions: SessionBinding): void {
-    this.#sessions = this.#sessions ? [...this.#sessions, sessions] : [sessions];
+  watch(watch: Watch): void {
+    this.#watched = this.#watched ? [...this.#watched, watch] : [watch];
   }
-  /** Whether listeners and callbacks go through here. */
-  get replaces(): boolean {
-    return this.#methods !== undefined;
+  /** The methods as they were; undefined where none was replaced. */
+  get methods(): Methods | undefined {
+    return this.#methods;
   }
   /** Calls a method as it was. */
   call(name: keyof Methods, bound: Bound, args: unknown[]): unknown {
     const method = this.#methods?.[name];
     return method && Reflect.apply(method, bound, args);
-  }
-  get emit(): Method | undefined {
-    return this.#methods?.emit;
   }
 }
 
@@ -2874,33 +2883,49 @@ const plainEmit: unknown = EventEmitter.prototype.emit;
 
 function emitInContext(this: Bound, ...args: unknown[]): unknown {
   const binding = this[BINDING];
-  if (!binding?.emit) return false;
+  const emit = binding?.methods?.emit;
+  if (!emit) return false;
   // Most events have no listener; an error would be thrown.
-  if (binding.emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0) return false;
-  return context.run(binding.context, Reflect.apply, binding.emit, this, args);
+  if (emit === plainEmit && args[0] !== 'error' && this.listenerCount?.(args[0]) === 0) return false;
+  return context.run(binding.context, Reflect.apply, emit, this, args);
 }
 
-/** The values of a field among what `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
-function findFields(headers: unknown, name: string): unknown[] {
+/** The fields among what `writeHead` takes: an object, an array of pairs, or of names and values in turn. */
+function listFields(headers: unknown): [name: string, value: unknown][] {
   if (typeof headers !== 'object' || headers === null) return [];
-  const list: unknown[] = Array.isArray(headers) ? headers : Object.entries(headers);
-  const fields = Array.isArray(list[0]) ? list.flat() : list;
-  return fields.filter((_value, at) => {
-    const field = at % 2 === 1 ? fields[at - 1] : undefined;
-    return isString(field) && field.toLowerCase() === name;
-  });
+  if (!Array.isArray(headers)) return Object.entries(headers);
+  const list: unknown[] = Array.isArray(headers[0]) ? headers.flat() : headers;
+  return list.flatMap((name, at) => (at % 2 === 0 && isString(name) ? [[name, list[at + 1]]] : []));
+}
+
+/** Sets what `writeHead` is given, as Node does where fields are set already, and what of our lists is not in them. */
+function setFields(bound: Bound, fields: readonly (readonly [string, unknown])[], lists: Record<string, string>): void {
+  const named = new Map<string, readonly [string, unknown]>();
+  for (const [name, value] of fields) {
+    const before = named.get(name.toLowerCase());
+    named.set(name.toLowerCase(), before ? [before[0], [before[1], value].flat()] : [name, value]);
+  }
+  for (const [name, value] of named.values()) bound.setHeader?.(name, value);
+  for (const [name, value] of Object.entries(lists)) {
+    if (isList(name)) bound.setHeader?.(name, joinLists(bound.getHeader?.(name), value));
+  }
 }
 
 /** Binds the sessions that an answer names. Node calls writeHead for implicit heads too. */
 function writeHeadAndBind(this: Bound, ...args: unknown[]): unknown {
   const binding = this[BINDING];
   if (!binding) return undefined;
+  for (const { lists } of binding.watched ?? []) {
+    if (lists === NO_HEADERS) continue;
+    setFields(this, args.flatMap(listFields), lists);
+    args = args.filter((argument) => typeof argument !== 'object');
+  }
   const returned = binding.call('writeHead', this, args); // first: a layer in front may name one at this moment
-  const set = binding.sessions && this.getHeader?.('mcp-session-id');
-  if (!binding.sessions || (set === undefined && args.length === 1)) return returned; // as mostly
-  const named = args.flatMap((headers) => findFields(headers, 'mcp-session-id'));
-  for (const id of [...named, set ?? []].flat(2)) {
-    for (const { sessions, principal } of binding.sessions) sessions.bind(String(id).trim(), principal);
+  const set = binding.watched && this.getHeader?.('mcp-session-id');
+  if (!binding.watched || (set === undefined && args.length === 1)) return returned; // as mostly
+  const named = args.flatMap(listFields).filter(([name]) => name.toLowerCase() === 'mcp-session-id');
+  for (const id of [...named.map(([, value]) => value), set ?? []].flat(2)) {
+    for (const { sessions } of binding.watched) sessions?.sessions.bind(String(id).trim(), sessions.principal);
   }
   return returned;
 }
@@ -2955,17 +2980,20 @@ function replaceMethods(bound: Bound): Methods {
  * connection's, so both go through here; of several middlewares the innermost counts. Never `enterWith`: it outlives
  * the request.
  */
-function bindContext(target: object, request: RequestContext, sessions: SessionBinding | undefined): void {
+function bindContext(target: object, request: RequestContext, watch?: Watch): void {
   const bound: Bound = target;
-  const known = bound[BINDING] && Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
-  const binding = known?.replaces ? known : (bound[BINDING] = new Binding(request, replaceMethods(bound)));
+  const own = Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
+  const { [BINDING]: inherited }: Bound = Object.getPrototypeOf(bound) ?? {}; // of an object that wraps a request
+  const binding = own?.methods ? own : new Binding(request, inherited?.methods ?? replaceMethods(bound));
+  bound[BINDING] = binding;
   binding.context = request;
-  if (sessions) binding.watch(sessions);
+  if (watch) binding.watch(watch);
 }
 
+const UNHANDLED = new Binding(NOBODY);
 /** A request that no handler has got yet, or ever gets: an access log that asks for its user hears of nobody. */
 function bindToNobody(request: object): void {
-  if (!Object.hasOwn(request, BINDING)) Reflect.set(request, BINDING, new Binding(NOBODY));
+  if (!Object.hasOwn(request, BINDING)) Reflect.set(request, BINDING, UNHANDLED);
 }
 
 // ## Adapters
@@ -3014,21 +3042,25 @@ function sendAnswer({ status, headers, body }: Answer, method: string, res: Resp
   else res.end(body);
 }
 
+/** Sets `auth`, or takes away what somebody else has set: it is not this request's. */
+function setAuth(req: Pick<RequestLike, 'auth'>, request: RequestContext): void {
+  if (request.auth) req.auth = describeAuth(request);
+  else if (req.auth !== undefined) {
+    Reflect.deleteProperty(req, 'auth');
+    if (req.auth !== undefined) req.auth = undefined;
+  }
+}
+
 /** Prepares the request for the handler. */
 function enter({ context: request, headers, binding }: Admission, req: RequestLike, res: ResponseLike): void {
   if (headers !== NO_HEADERS) {
     for (const [name, value] of Object.entries(headers)) {
-      const before = ADDED.has(name) ? res.getHeader(name) : undefined;
-      res.setHeader(name, before === undefined ? value : `${before}, ${value}`);
+      res.setHeader(name, isList(name) ? joinLists(res.getHeader(name), value) : value);
     }
   }
-  if (request.auth) req.auth = describeAuth(request);
-  else if (req.auth !== undefined) {
-    Reflect.deleteProperty(req, 'auth'); // whoever set it, it is not this request's
-    if (req.auth !== undefined) req.auth = undefined;
-  }
-  bindContext(req, request, undefined);
-  bindContext(res, request, binding);
+  setAuth(req, request);
+  bindContext(req, request);
+  bindContext(res, request, { sessions: binding, lists: headers });
 }
 
 /** Whether somebody else has answered, or nobody is there to be answered. */
@@ -3130,9 +3162,11 @@ export function authMiddleware(
 
 function withHeaders(response: Response, headers: Record<string, string>): Response {
   const set = (to: Headers): void => {
-    for (const [name, value] of Object.entries(headers)) to[ADDED.has(name) ? 'append' : 'set'](name, value);
+    for (const [name, value] of Object.entries(headers))
+      to.set(name, isList(name) ? joinLists(to.get(name), value) : value);
   };
   // One without a body may be given for many requests; one of fetch is immutable; of 101 there is no other.
+  if (response.type === 'error') return response;
   if (response.body !== null || response.status === 101) {
     try {
       set(response.headers);
@@ -3152,8 +3186,8 @@ async function decideFetch(policy: Policy, request: Request): Promise<Decision> 
   try {
     const decision = await policy.decide(new FetchHead(request));
     if ('status' in decision) return decision;
-    Object.assign(request, { auth: describeAuth(decision.context) });
-    bindContext(request, decision.context, undefined);
+    setAuth(request as Pick<RequestLike, 'auth'>, decision.context);
+    bindContext(request, decision.context);
     return decision;
   } catch (error) {
     return policy.fail(error);

@@ -735,6 +735,20 @@ describe('authMiddleware', () => {
 });
 
 describe('middlewares inside one another', () => {
+  it('find the user also where the inner one is given an object that inherits from the request', async (t) => {
+    const seen: unknown[] = [];
+    const options = { keys: await serverKeys() };
+    const inner = withAuth((req, res) => {
+      req.on('end', () => res.end(String(getUser().sub)));
+      seen.push(getUser(req).sub, req.setTimeout(1000, () => {}) === req, req.emit('nobody hears this'));
+      req.resume();
+    }, options);
+    const { port } = await guard(t, options, (req, res) => inner(Object.create(req), res));
+    const headers = await bearer({ sub: 'ada' });
+    for (const _ of ['new', 'known']) assert.equal((await ask(port, { headers })).body, 'ada');
+    assert.deepEqual(seen, ['ada', true, false, 'ada', true, false]);
+  });
+
   it('have the inner one’s user in the handler and in its events', async (t) => {
     const keys = await serverKeys();
     const outer = authMiddleware({ keys, anonymous: true });
@@ -1237,6 +1251,7 @@ describe('req.auth that somebody in front has left', () => {
     ] as const) {
       const request = Object.assign(new Request('http://a/', { headers }), { auth: theirs });
       assert.equal((await (await handler(request)).json())?.sub ?? null, expected);
+      assert.equal(Object.hasOwn(request, 'auth'), expected !== null);
     }
   });
 });

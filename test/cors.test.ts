@@ -4,6 +4,7 @@ import type { RequestListener } from 'node:http';
 import { describe, it } from 'node:test';
 import { authMiddleware, type AuthOptions, withAuthFetch } from 'mcp-auth-middleware';
 import { serve } from './support/support.js';
+import { untyped } from './support/tokens.js';
 import { type Answer, type Ask, ask, bearer, guard, serverKeys, whoami } from './support/wire.js';
 
 const APP = 'https://app.example';
@@ -370,6 +371,40 @@ describe('CORS and Vary', () => {
       assert.equal((await ask(port, { path: DOCUMENT })).headers.vary, undefined, 'a document is the same for all');
     });
   }
+  const HEADS: Record<string, RequestListener> = {
+    setHeader: (_req, res) => res.setHeader('Vary', 'Accept').setHeader('x-own', ['1', '2']).end(),
+    'writeHead with an object': (_req, res) => res.writeHead(200, { Vary: 'Accept', 'x-own': ['1', '2'] }).end(),
+    'writeHead with a message': (_req, res) => res.writeHead(200, 'OK', { vary: 'Accept', 'x-own': ['1', '2'] }).end(),
+    'writeHead with a flat array': (_req, res) =>
+      res.writeHead(200, ['Vary', 'Accept', 'x-own', '1', 'X-Own', '2']).end(),
+    'writeHead with pairs': (_req, res) =>
+      res
+        .writeHead(
+          200,
+          untyped([
+            ['vary', 'Accept'],
+            ['x-own', '1'],
+            ['x-own', '2'],
+          ]),
+        )
+        .end(),
+    removeHeader: (_req, res) => {
+      res.removeHeader('vary');
+      res
+        .setHeader('x-own', ['1', '2'])
+        .writeHead(200, untyped({ vary: ['Accept'] }))
+        .end();
+    },
+  };
+  for (const [way, handler] of Object.entries(HEADS)) {
+    it(`are named beside what a handler names itself: ${way}`, async (t) => {
+      const options: AuthOptions = { anonymous: true, tokenHeader: 'x-token', cors: { origin: [APP] } };
+      const { port } = await guard(t, options, handler);
+      const { headers } = await ask(port, { headers: { origin: APP } });
+      assert.deepEqual([headers.vary, headers['x-own']], ['Accept, Origin, x-token', '1, 2']);
+      assert.equal(headers['access-control-expose-headers'], EXPOSED);
+    });
+  }
   it('keeps the Vary that someone before it has set', async (t) => {
     const middleware = authMiddleware({
       keys: await serverKeys(),
@@ -397,6 +432,11 @@ describe('CORS and Vary', () => {
     });
     const { headers } = await ask(port, { headers: { origin: APP } });
     assert.equal(headers['access-control-expose-headers'], `X-Total, ${EXPOSED}`);
+  });
+  it('lets an error of a fetch handler pass', async () => {
+    const options: AuthOptions = { keys: await serverKeys(), anonymous: true, cors: { origin: [APP] } };
+    const { type } = await withAuthFetch(() => Response.error(), options)(new Request('http://a/'));
+    assert.equal(type, 'error');
   });
   it('keeps the Vary of a fetch handler', async () => {
     const answer = await withAuthFetch(() => new Response('', { headers: { vary: 'Accept' } }), {

@@ -193,8 +193,8 @@ describe('the public documents', () => {
     authorizationServers: ['https://login.example'],
     jwksPath: '/keys',
     openidConfiguration: true,
-    requiredClaims: ['email'],
-    requiredScopes: ['mcp:read', 'mcp:write'],
+    requiredClaims: ['email', 'mcp:read'],
+    requiredScopes: ['mcp:read', 'mcp:write', 'mcp:read'], // a name twice is said once
   };
   table('the resource metadata and the OpenID configuration with all there is', full, async () => [
     ...reads(

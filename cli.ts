@@ -119,7 +119,7 @@ const COMMANDS = {
       show: 'print to a terminal, with -',
     },
     operand: 'file',
-    example: 'rotate --overlap 0s --grace 0s    (revokes every key there was)',
+    example: 'rotate --overlap 0s --grace 0s    # revokes every key there was',
   },
   inspect: {
     lines: [['inspect [FILE|-] [--json]', 'say what a key set is and what a server would make of it']],
@@ -344,7 +344,7 @@ const REASONS: Record<string, string> = {
   EACCES: 'permission denied',
   EAI_AGAIN: 'the name cannot be resolved at the moment',
   EBADF: 'it is closed',
-  EBUSY: 'resource busy or locked',
+  EBUSY: 'resource busy or locked; where a file is mounted by itself, mount its folder instead',
   ECONNREFUSED: 'connection refused',
   ConnectionRefused: 'connection refused',
   ECONNRESET: 'connection reset by the server',
@@ -450,6 +450,9 @@ function lookUp(word: string, allowed: readonly Name[], command: string | undefi
 
 /** A file name that can be printed and that is the very one that was given. */
 function checkPath(option: string, path: string): void {
+  if (/^~(\/|$)/.test(path)) fail(`${option} begins with ~, which no shell has replaced: write "$HOME" instead`);
+  if (option === 'MCP_KEY_FILE_PATH' && path.endsWith('\r'))
+    fail(`${option} ends with a carriage return: save the file that sets it with Unix line ends`);
   // The runtime has put U+FFFD where the octets were no UTF-8: the file that it names is another one.
   if (path.includes('\ufffd'))
     fail(`${option} has octets that are no UTF-8: ${cutOff(path)}; go into that folder with cd and use -o .`);
@@ -551,7 +554,8 @@ function parseJson(what: string, octets: Uint8Array): unknown {
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(octets));
   } catch {
-    fail(octets.length === 0 ? `${what} is empty` : `${what} is not JSON`);
+    const pem = Buffer.from(octets.subarray(0, 10)).equals(Buffer.from('-----BEGIN'));
+    fail(octets.length === 0 ? `${what} is empty` : `${what} is ${pem ? 'PEM; keys are taken as JWK' : 'not JSON'}`);
   }
 }
 
@@ -602,6 +606,9 @@ async function readSet(file: string): Promise<JwkSet> {
 /** A URL in messages: its query may be a secret. */
 const placeOf = (url: URL): string => shown(url.origin + url.pathname);
 
+const REDIRECT = 'redirects are not followed';
+const WELL_KNOWN = 'servers publish their keys at /.well-known/jwks.json';
+
 /** Fetches public keys as the library does: over https, or http on this machine only; no redirects, 5 s, 512 KiB. */
 async function fetchSet(option: string, address: string): Promise<JwkSet> {
   const url = URL.canParse(address) ? new URL(address) : misuse(`${option} '${cutOff(address)}' is not a URL`);
@@ -613,7 +620,7 @@ async function fetchSet(option: string, address: string): Promise<JwkSet> {
   try {
     const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5000) });
     if (response.status !== 200)
-      fail(`${where} answered ${response.status} instead of 200; redirects are not followed`);
+      fail(`${where} answered ${response.status} instead of 200; ${response.status < 400 ? REDIRECT : WELL_KNOWN}`);
     const body = await readAll(where, response.body ?? fail(`${where} answered nothing`), 512 * 1024);
     const json = parseJson(where, body);
     if (option === '--jwks' && !isSet(json))
@@ -694,6 +701,7 @@ function refuseSpecial(path: string): void {
   const seen = look(path);
   if (seen?.isSymbolicLink())
     fail(`${path} is a symbolic link and is not followed; name, or remove, the file that it leads to`);
+  if (seen?.isDirectory()) fail(`${path} is a folder; name a file, or a folder with -o`);
   if (seen && !seen.isFile()) fail(`${path} is not a regular file; remove it yourself`);
 }
 
@@ -724,10 +732,11 @@ const has = (codes: string): ((error: unknown) => boolean) => {
   const set = new Set(codes.split(' '));
   return (error) => set.has(codeOf(error) ?? '');
 };
-const isUnsupportedSync = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS ERR_ACCESS_DENIED');
+const isUnsupportedSync = has('EPERM EINVAL ENOTSUP EOPNOTSUPP ENOSYS ERR_ACCESS_DENIED');
 const isUnsyncableFolder = has('EINVAL ENOTSUP EOPNOTSUPP ENOSYS EPERM EISDIR EACCES EBADF ERR_ACCESS_DENIED');
-const isUnsupportedLink = has('EPERM ENOTSUP EOPNOTSUPP ENOSYS EMLINK EXDEV ERR_ACCESS_DENIED');
-const isReadOnlyFolder = has('EACCES EPERM EROFS ERR_ACCESS_DENIED');
+// Android says EACCES, Windows on exFAT EISDIR, a container's share of a FAT disk EIO.
+const isUnsupportedLink = has('EACCES EISDIR EIO EPERM ENOTSUP EOPNOTSUPP ENOSYS EMLINK EXDEV ERR_ACCESS_DENIED');
+const isFixedName = has('EACCES EBUSY EPERM EROFS ERR_ACCESS_DENIED'); // EBUSY: the file itself is a mount
 
 /** Brings what was written to the disk. Node's permission model forbids it, as some file systems do. */
 function sync(descriptor: number): void {
@@ -765,16 +774,49 @@ function createNew(path: string, mode: number): Made {
   return { path, descriptor: openSync(path, 'wx', mode) };
 }
 
-/** Its content, on the disk. `like` is the file that it will replace, whose readers must stay able to read. */
-function fill({ path, descriptor }: Made, text: string, like?: Stats): void {
+/**
+ * The permissions of another file, with its access control list where cp knows them: the group's bits of such a mode
+ * are not what the group may do. Where the file system allows no change, whoever calls sees it in the mode.
+ */
+function copyMode(from: string | undefined, mode: number, descriptor: number): void {
+  let copied = false;
+  if (from !== undefined)
+    ifPossible(() => {
+      const source = openSync(from, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0));
+      const stdio: ('ignore' | number)[] = ['ignore', 'ignore', 'ignore', source, descriptor];
+      const words = ['--attributes-only', '--preserve=mode', '/dev/fd/3', '/dev/fd/4'];
+      try {
+        copied = spawnSync('cp', words, { stdio, timeout: 10_000, killSignal: 'SIGKILL' }).status === 0;
+      } finally {
+        closeSync(source);
+      }
+    });
+  if (!copied) ifPossible(() => fchmodSync(descriptor, mode & 0o777));
+}
+
+/** What a new file takes over from the one that it will replace, whose readers must stay able to read. */
+interface Like {
+  /** Undefined where its access control list is not to be taken over. */
+  readonly path: string | undefined;
+  readonly stats: Stats;
+}
+
+function likeOf(path: string): Like | undefined {
+  const stats = look(path);
+  return stats && { path, stats };
+}
+
+/** Its content, on the disk. */
+function fill({ path, descriptor }: Made, text: string, like?: Like): void {
   try {
     const made = fstatSync(descriptor);
-    if (like && (like.uid !== made.uid || like.gid !== made.gid))
-      attempt(`keep the owner of the old file (${like.uid}:${like.gid}); run this as that user or as root`, () =>
-        fchownSync(descriptor, like.uid, like.gid),
+    const { uid, gid, mode } = like?.stats ?? made;
+    if (uid !== made.uid || gid !== made.gid)
+      attempt(`keep the owner of the old file (${uid}:${gid}); run this as that user, in that group, or as root`, () =>
+        fchownSync(descriptor, uid, gid),
       );
-    if (like && (like.mode & 0o777) !== (made.mode & 0o777)) fchmodSync(descriptor, like.mode & 0o777);
-    else if (path.includes('private.json') && made.mode & 0o077)
+    if (like && (mode & 0o777) !== (made.mode & 0o777)) copyMode(like.path, mode, descriptor);
+    if (path.includes('private.json') && fstatSync(descriptor).mode & 0o077 & ~(like ? mode : 0))
       warn(
         `the file system of ${path.replace(/\.mcp-auth-.*/, '')} keeps no permissions: others may read what is in it`,
       );
@@ -834,19 +876,25 @@ function overwrite(descriptor: number): void {
  * Moves a file out of the way, overwrites and removes it. The name goes first: a run that is killed in between leaves
  * what the next one destroys, and no reader ever meets a key file of zeros. Throws, and leaves it under its name, when
  * it cannot be overwritten.
+ * @param known `inUse`: a file of which it may be another name, where the file system's numbers do not tell: that is
+ * kept. `isLinked`: whether it has other names, where their number is an old one.
  */
-function destroy(path: string): void {
+function destroy(path: string, known: { inUse?: string; isLinked?: boolean } = {}): void {
+  const { inUse } = known;
   const descriptor = attempt(`overwrite ${path}, which is left as it is`, () => openRegular(path));
   try {
     const opened = fstatSync(descriptor);
     const doomed = moveAway(path, opened);
+    if (inUse !== undefined && look(inUse)?.isFile() && readFileSync(inUse).equals(readFileSync(descriptor)))
+      return void attempt(`remove ${path}`, () => unlinkSync(doomed ?? path));
     try {
       attempt(`overwrite ${path}, which is left where it is`, () => overwrite(descriptor));
     } catch (error) {
       if (doomed !== undefined && !exists(path)) renameSync(doomed, path);
       throw error;
     }
-    if (opened.nlink > 1) warn(`${path} has other names (hard links); what they name is overwritten too`);
+    if (known.isLinked ?? opened.nlink > 1)
+      warn(`${path} has other names (hard links); what they name is overwritten too`);
     attempt(`remove ${path}, though it is overwritten`, () => unlinkSync(doomed ?? path));
   } finally {
     closeSync(descriptor);
@@ -859,7 +907,7 @@ function moveAway(path: string, opened: Stats): string | undefined {
   try {
     renameSync(path, doomed);
   } catch (error) {
-    if (isReadOnlyFolder(error)) return undefined;
+    if (isFixedName(error)) return undefined;
     fail(`cannot move ${path} away to destroy it: ${reason(error)}; it is left as it is`);
   }
   const moved = look(doomed);
@@ -904,7 +952,7 @@ function leftoversIn(folder: string): Leftover[] {
 /**
  * Removes a stale file. A second name of a file in use, left between link and unlink, is removed and its content kept.
  */
-function discard({ path, stats }: Leftover, folder: string, stale: readonly Leftover[]): void {
+function discard({ path, original, stats }: Leftover, folder: string, stale: readonly Leftover[]): void {
   const isStale = (name: string): boolean => stale.some((other) => other.path === name);
   const others = stats.nlink > 1 ? readdirSync(folder).map((name) => within(folder, name)) : [];
   const inUse = others.some((name) => {
@@ -913,7 +961,7 @@ function discard({ path, stats }: Leftover, folder: string, stale: readonly Left
   });
   try {
     if (inUse) attempt(`remove ${path}`, () => unlinkSync(path));
-    else destroy(path);
+    else destroy(path, { inUse: within(folder, original) });
   } catch (error) {
     if (exists(path)) throw error; // else another run was faster
   }
@@ -952,7 +1000,7 @@ async function claim({ folder, privateFile, publicFile }: Pair): Promise<Made> {
 
 function abandon({ path, descriptor }: Made): void {
   closeSync(descriptor);
-  unlinkIfThere(path);
+  ifPossible(() => unlinkIfThere(path));
 }
 
 // ## Writing
@@ -1000,7 +1048,7 @@ function warnOfFolder(folder: string): void {
 }
 
 /** A small public file in the place of another, or of none. */
-function rewrite(path: string, text: string, like: Stats | undefined): void {
+function rewrite(path: string, text: string, like: Like | undefined): void {
   const made = createNew(temporary(path), 0o644);
   try {
     fill(made, text, like);
@@ -1019,7 +1067,8 @@ interface Old {
 
 /** Gives the old key a name to destroy it by, which the next run finds should this one be killed. */
 function keepOld(privateFile: string): Old | undefined {
-  if (!exists(privateFile)) return undefined;
+  const old = look(privateFile);
+  if (!old) return undefined;
   const name = temporary(privateFile);
   try {
     linkSync(privateFile, name);
@@ -1028,7 +1077,7 @@ function keepOld(privateFile: string): Old | undefined {
         renameSync(name, privateFile);
         unlinkIfThere(name); // rename() does nothing for two names of one file
       },
-      destroy: () => destroy(name),
+      destroy: () => destroy(name, { isLinked: old.nlink > 1 }),
     };
   } catch (error) {
     if (!isUnsupportedLink(error)) throw error;
@@ -1037,7 +1086,8 @@ function keepOld(privateFile: string): Old | undefined {
     `the file system of ${privateFile} knows no hard links: a kill at the wrong moment leaves octets of the old key`,
   );
   const descriptor = openRegular(privateFile);
-  const [text, like] = [readFileSync(privateFile, 'utf8'), fstatSync(descriptor)];
+  const text = readFileSync(privateFile, 'utf8');
+  const like = { path: undefined, stats: fstatSync(descriptor) };
   return {
     restore() {
       closeSync(descriptor);
@@ -1070,12 +1120,13 @@ function place(pair: Pair, made: Made, texts: Texts, away: boolean): void {
   const undo: (() => void)[] = [];
   let old: Old | undefined;
   try {
-    const like = look(privateFile);
-    fill(made, texts.private, like && away ? Object.assign(like, { mode: 0o600 }) : like);
-    if (texts.public !== undefined) fill(createNew(newPublic, 0o644), texts.public, look(publicFile));
+    const like = likeOf(privateFile);
+    const alone = like && away ? { path: undefined, stats: Object.assign(like.stats, { mode: 0o600 }) } : like;
+    fill(made, texts.private, alone);
+    if (texts.public !== undefined) fill(createNew(newPublic, 0o644), texts.public, likeOf(publicFile));
     if (away && ifThere(() => (renameSync(publicFile, oldPublic), true)))
       undo.unshift(() => renameSync(oldPublic, publicFile));
-    old = keepOld(privateFile);
+    old = like && keepOld(privateFile); // not a key that another run has put there since
     if (old) undo.unshift(old.restore);
     (old ? renameSync : linkOrRename)(made.path, privateFile);
     if (!old) undo.unshift(() => unlinkSync(privateFile));
@@ -1093,7 +1144,7 @@ function place(pair: Pair, made: Made, texts: Texts, away: boolean): void {
 
 /** Returns how to undo it. */
 function placePublic(from: string, publicFile: string): () => void {
-  const like = look(publicFile);
+  const like = likeOf(publicFile);
   if (!like) {
     linkOrRename(from, publicFile);
     return () => unlinkSync(publicFile);
@@ -1191,7 +1242,7 @@ async function complete(pair: Pair, swept: readonly Leftover[]): Promise<void> {
     for (const path of [pair.privateFile, pair.publicFile]) refuseSpecial(path); // a FIFO would be waited for
     const text = publicText(lib, pair.privateFile, readFileSync(pair.privateFile, 'utf8'));
     if (ifThere(() => readFileSync(pair.publicFile, 'utf8')) === text) return;
-    rewrite(pair.publicFile, text, look(pair.publicFile));
+    rewrite(pair.publicFile, text, likeOf(pair.publicFile));
     warn(`wrote ${pair.publicFile} again, which that run had not finished`);
   } catch (error) {
     warn(`cannot write ${pair.publicFile}, which an interrupted run had not finished: ${reason(error)}`);
@@ -1248,7 +1299,8 @@ function refuseExisting(args: Args, pair: Pair, first: string): void {
   const { folder, privateFile, publicFile } = pair;
   const [hasPrivate, hasPublic] = [exists(privateFile), exists(publicFile)];
   if (!hasPrivate && !hasPublic) return;
-  const o = args.has('output') ? ` -o ${quoted(folder)}` : '';
+  // Without -o the other commands take the file that MCP_KEY_FILE_PATH names.
+  const o = args.has('output') || process.env.MCP_KEY_FILE_PATH ? ` -o ${quoted(folder)}` : '';
   const steps = [
     ...(first === '' ? [] : [first]),
     ...(hasPrivate && !args.has('signing') ? [`rotate${o} adds a new key and loses no request`] : []),

@@ -936,9 +936,9 @@ function judgeTimes({ exp, nbf, iat }: AuthUser, rules: TokenRules, now: number)
   const { clockTolerance, maxTokenAge, requireExp } = rules;
   if (requireExp && exp === undefined) throw new AuthError('claims');
   if (maxTokenAge !== undefined && iat === undefined) throw new AuthError('claims');
+  if (exp !== undefined && iat !== undefined && exp <= iat) throw new AuthError('claims');
   // "On or after" (RFC 7519 §4.1.4).
   if (exp !== undefined && now >= exp + clockTolerance) throw new AuthError('expired');
-  if (exp !== undefined && iat !== undefined && exp <= iat) throw new AuthError('claims');
   if (nbf !== undefined && now < nbf - clockTolerance) throw new AuthError('not_yet_valid');
   if (iat !== undefined && now < iat - clockTolerance) throw new AuthError('not_yet_valid');
   if (maxTokenAge !== undefined && iat !== undefined && now - iat > maxTokenAge + clockTolerance) {
@@ -1097,6 +1097,7 @@ export function compactEncrypt(
   });
   const { alg, kid } = key;
   const { cty, typ } = header;
+  check(isOptional(isString, cty) && isOptional(isString, typ), 'option', 'cty and typ must be strings');
   const aad = Buffer.from(JSON.stringify({ alg, enc: 'A256GCM', kid, cty, typ })).toString('base64url');
   check(aad.length <= MAX_HEADER, 'malformed', 'kid, cty and typ are too long: no server takes a header of their size');
   const cek = randomBytes(32);
@@ -1417,7 +1418,7 @@ function codeOf(error: unknown): string {
     if (isText(cause['code'])) return cause['code'];
     if (cause['message'] === 'bad port') return 'bad port'; // which fetch blocks, without a code
   }
-  return error instanceof Error ? error.name : 'unknown';
+  return error instanceof Error && isText(error.name) ? error.name : 'unknown';
 }
 
 /** What a failure to read means to the operator. */
@@ -1492,10 +1493,9 @@ class DecryptionKeys implements Refreshed {
     if (this.#path === undefined) return;
     // After a freeze the timer may come before the requests, which then wait for its look.
     if (!this.catchUp(now)) void this.#lookSoon(this.#path);
-    if (look?.owner === this && look.ticks > 5) {
-      const sentence = 'has not answered for 5 s; the last good keys go on';
-      this.#failed(new KeyError('unreadable', `${printable(this.#path)}: ${sentence}`));
-    }
+    if (!look || look.ticks <= 5) return;
+    const sentence = look.owner === this ? 'has not answered for 5 s' : 'waits for another key file, which hangs';
+    this.#failed(new KeyError('unreadable', `${printable(this.#path)}: ${sentence}; the last good keys go on`));
   }
 
   /** The keys in use. Said again when one expires, so that a listener always knows which is next. */
@@ -1671,7 +1671,7 @@ class IssuerKeys implements Issuer, Refreshed {
   }
 
   isUsable(now: number): boolean {
-    return !this.#source || Math.abs(now - this.#fetched) < 86_400;
+    return !this.#source || (this.keys.size > 0 && Math.abs(now - this.#fetched) < 86_400);
   }
 
   /**
@@ -1738,11 +1738,16 @@ class IssuerKeys implements Issuer, Refreshed {
 
   #failed(error: unknown, started: number): void {
     this.#failing = true;
-    // It has answered, and lists no key that could be used: those that it listed before are withdrawn.
-    if (error instanceof KeyError && error.code === 'unsupported') this.keys = new Map();
-    const code = error instanceof KeyError ? 'malformed' : codeOf(error);
+    let [code, cause] = ['unknown', 'unknown'];
+    try {
+      const told = error instanceof KeyError;
+      [code, cause] = told ? ['malformed', error.message] : [codeOf(error), codeOf(error)];
+      // It has answered, and lists no key that could be used: those that it listed before are withdrawn.
+      if (told && error.code === 'unsupported') this.keys = new Map();
+    } catch {
+      // a function of the user's may throw what throws when it is looked at
+    }
     const source = this.#source instanceof URL ? this.#source.origin + this.#source.pathname : 'the function "jwks"';
-    const cause = error instanceof KeyError ? error.message : code;
     const message = printable(`The keys of the issuer ${this.name} cannot be read from ${source}: ${cause}`);
     const durationMs = performance.now() - started;
     this.#failure({ type: 'issuer.failed', issuer: this.name, code, message, durationMs });
@@ -1835,7 +1840,7 @@ function readOptions<T extends object>(options: T, rules: Record<keyof T, Rule>,
     }
     check(rule, 'option', `${where}unknown option "${name}"; there are ${Object.keys(rules).join(', ')}`);
     check(isOptional(rule[0], value), 'option', `${where}option "${name}" must be ${rule[1]}`);
-    if (value !== undefined) copy[name] = Array.isArray(value) ? [...new Set(value)] : value;
+    if (value !== undefined) copy[name] = Array.isArray(value) ? [...value] : value;
   }
   return copy as T;
 }
@@ -2024,8 +2029,7 @@ class Verifier {
   /** An unexpired key, and with issuers at least one whose keys are usable. */
   isReady(): boolean {
     const now = this.now();
-    const usable =
-      !this.signed || [...this.#issuers.values()].some((issuer) => issuer.keys.size > 0 && issuer.isUsable(now));
+    const usable = !this.signed || [...this.#issuers.values()].some((issuer) => issuer.isUsable(now));
     return usable && activeKey(this.keys.keys, now) !== undefined;
   }
 
@@ -2514,7 +2518,7 @@ class Policy {
     }
     this.#verifier = openVerifier(options);
     this.#options = options;
-    this.#required = { claims: options.requiredClaims ?? [], scopes: options.requiredScopes ?? [] };
+    this.#required = { claims: options.requiredClaims ?? [], scopes: [...new Set(options.requiredScopes)] };
     this.#tokenHeader = tokenHeader.toLowerCase();
     this.#documents = listDocuments(options, this.#verifier);
     this.#publicPaths = new Set(options.publicPaths);

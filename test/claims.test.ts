@@ -434,7 +434,7 @@ describe('claimsMember', () => {
     ['a string', { data: '{"sub":"ada"}' }, 'claims'],
     ['a number', { data: 1 }, 'claims'],
     ['a sub that is no string', { data: { sub: 1 } }, 'claims'],
-    ['expired outside', { exp: NOW - 100, data: {} }, 'expired'],
+    ['expired outside', { iat: NOW - 200, exp: NOW - 100, data: {} }, 'expired'],
     ['not valid yet outside', { nbf: NOW + 100, data: {} }, 'not_yet_valid'],
     ['aud only inside', { aud: undefined, data: { aud: 'us' } }, 'audience'],
     ['exp outside of the wrong type', { exp: '1', data: {} }, 'claims'],

@@ -128,7 +128,7 @@ describe('a file system', { skip: without('strace') }, () => {
     '-e',
     `inject=${call}:error=${error}`,
   ];
-  for (const error of ['EPERM', 'EOPNOTSUPP', 'ENOSYS']) {
+  for (const error of ['EPERM', 'EOPNOTSUPP', 'ENOSYS', 'EACCES', 'EISDIR', 'EIO']) {
     test(`without hard links (${error}) works, and its limits are said`, async (t) => {
       const path = folder(t);
       const under = refusing('?link,?linkat', error);

@@ -17,6 +17,7 @@ import {
   getAuth,
   getUser,
   type Jwk,
+  type JwkSet,
   JWETokenVerifier,
   KeyError,
   type PrivateSigningJwk,
@@ -792,12 +793,12 @@ for (const [what, keys, cause] of [
     const answer = issuer.answer;
     issuer.answer = json({ keys });
     clock.now += 601;
-    assert.equal(await ask(known), 401);
-    assert.equal(await ask(await mint('one', first, 'bob')), 401);
+    assert.equal(await ask(known), 503);
+    assert.equal(await ask(await mint('one', first, 'bob')), 503);
     const message = `has no usable key for signatures (${cause})`;
     assert.deepEqual(events, [FETCHED, failed('malformed', issuer.url.href, message)]);
     issuer.answer = answer;
-    clock.now += 31;
+    clock.now += 2; // as for any issuer without a usable set
     assert.equal(await ask(known), 200);
     // From a function, and what a probe hears.
     let given: Jwk[] = [first.publicKey];
@@ -811,10 +812,25 @@ for (const [what, keys, cause] of [
     assert.equal(verifier.isReady(), true);
     given = [...keys];
     clock.now += 601;
-    assert.equal(await outcome(verifier.authenticate(known)), 'signature');
+    assert.equal(await outcome(verifier.authenticate(known)), 'issuer_unavailable');
     assert.equal(verifier.isReady(), false);
   });
 }
+
+test('a function may reject with what throws when it is looked at: 503, and its next answer counts', async (t) => {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  const getter = Object.defineProperty({}, 'code', { get: () => assert.fail('looked at') });
+  for (const thrown of [proxy, getter, Object.assign(new Error(), { name: {} })]) {
+    let answer = (): Promise<JwkSet> => Promise.reject(thrown);
+    const { clock, events, ask } = await start(t, { one: () => answer() });
+    assert.equal(await ask(await mint('one', first)), 503);
+    answer = () => Promise.resolve({ keys: [first.publicKey] });
+    clock.now += 2;
+    assert.equal(await ask(await mint('one', first)), 200);
+    assert.deepEqual(events, [failed('unknown', 'the function "jwks"'), FETCHED]);
+  }
+});
 
 /** Lets the issuer hang, and tells whether its last request is still open: it is given up after 5 s. */
 function hang(issuer: IssuerServer): () => Promise<boolean> {

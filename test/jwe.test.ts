@@ -121,6 +121,10 @@ describe('compactEncrypt and compactDecrypt', () => {
     for (const header of [null, 'JWT', [], 1])
       keyRefused(() => compactEncrypt(SAYING, publicJwk, untyped(header)), 'option', /header must be an object/);
   });
+  it('take a cty and a typ that are strings', () => {
+    for (const header of [{ cty: 5 }, { typ: null }])
+      keyRefused(() => compactEncrypt(SAYING, publicJwk, untyped(header)), 'option', /cty and typ must be strings/);
+  });
   it('refuse a kid that makes the header longer than servers take', async () => {
     const kid = 'k'.repeat(1536 - JSON.stringify({ alg: 'RSA-OAEP-256', enc: 'A256GCM', kid: '' }).length);
     const longest = compactEncrypt(SAYING, { ...publicJwk, kid });

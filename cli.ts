@@ -8,6 +8,7 @@
 import { spawnSync } from 'node:child_process';
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from 'node:crypto';
 import {
+  chmodSync,
   closeSync,
   constants,
   createReadStream,
@@ -31,7 +32,7 @@ import {
   type Stats,
 } from 'node:fs';
 import { constants as system } from 'node:os';
-import { basename, dirname, isAbsolute, normalize, relative, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, normalize, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Jwk, JwkSet, JWETokenVerifier, PrivateSigningJwk } from './mcp-auth.ts';
 
@@ -299,18 +300,18 @@ function print(text: string): Promise<void> {
 }
 
 /**
- * Refuses a closed standard output (`>&-`) before there is a result that would be lost. Node opens /dev/null in its
- * place, for reading too, which tells it from a `>/dev/null` that somebody wanted.
+ * Whether standard output is closed (`>&-`). Node opens /dev/null in its place, for reading too, which tells it from a
+ * `>/dev/null` that somebody wanted.
  */
-function requireStdout(): void {
+function isStdoutClosed(): boolean {
   try {
     const stdout = fstatSync(1);
-    if (!stdout.isCharacterDevice() || stdout.rdev !== statSync('/dev/null').rdev) return;
+    if (!stdout.isCharacterDevice() || stdout.rdev !== statSync('/dev/null').rdev) return false;
     readSync(1, Buffer.alloc(1));
+    return true;
   } catch {
-    return;
+    return false;
   }
-  fail('standard output is closed, and the result would be lost; send it to a file or a pipe');
 }
 
 /**
@@ -318,7 +319,6 @@ function requireStdout(): void {
  * warning.
  */
 function guardStdout(args: Args): void {
-  requireStdout();
   // A terminal keeps what it has shown, and somebody may be looking.
   if (process.stdout.isTTY && !args.has('show'))
     fail('this prints a private key, and a terminal keeps it; pipe it to a program or a file, or add --show');
@@ -342,6 +342,7 @@ function codeOf(error: unknown): string | undefined {
 /** What the codes of the system mean, in the same words on every runtime and platform. */
 const REASONS: Record<string, string> = {
   EACCES: 'permission denied',
+  'EACCES of an own file': 'permission denied; allow it with chmod u+rw',
   EAI_AGAIN: 'the name cannot be resolved at the moment',
   EBADF: 'it is closed',
   EBUSY: 'resource busy or locked; where a file is mounted by itself, mount its folder instead',
@@ -654,8 +655,7 @@ interface Pair {
 const within = (folder: string, name: string): string => `${folder.replace(/\/*$/, '/')}${name}`;
 
 /** The pair's paths, as they were given: `.keys` and `./.keys/` are shown as they are. */
-function pairOf(args: Args, name = args.has('signing') ? 'signing' : 'mcp'): Pair {
-  const folder = args.value('output') ?? '.keys';
+function pairIn(folder: string, name: 'mcp' | 'signing'): Pair {
   const [privateFile, publicFile] = [`${name}-private.json`, `${name}-public.json`];
   return {
     folder,
@@ -664,6 +664,8 @@ function pairOf(args: Args, name = args.has('signing') ? 'signing' : 'mcp'): Pai
     hasPublic: true,
   };
 }
+const pairOf = (args: Args, name: 'mcp' | 'signing' = args.has('signing') ? 'signing' : 'mcp'): Pair =>
+  pairIn(args.value('output') ?? '.keys', name);
 
 /** The pair that a key file belongs to. */
 function pairBeside(file: string): Pair {
@@ -701,7 +703,6 @@ function refuseSpecial(path: string): void {
   const seen = look(path);
   if (seen?.isSymbolicLink())
     fail(`${path} is a symbolic link and is not followed; name, or remove, the file that it leads to`);
-  if (seen?.isDirectory()) fail(`${path} is a folder; name a file, or a folder with -o`);
   if (seen && !seen.isFile()) fail(`${path} is not a regular file; remove it yourself`);
 }
 
@@ -711,7 +712,14 @@ function refuseSpecial(path: string): void {
  */
 function openRegular(path: string): number {
   refuseSpecial(path);
-  const descriptor = openSync(path, constants.O_RDWR | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0));
+  const flags = constants.O_RDWR | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0);
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, flags);
+  } catch (error) {
+    const isOwn = codeOf(error) === 'EACCES' && look(path)?.uid === process.geteuid?.();
+    throw isOwn ? Object.assign(new Error(), { code: 'EACCES of an own file' }) : error;
+  }
   if (fstatSync(descriptor).isFile()) return descriptor;
   closeSync(descriptor);
   fail(`${path} was replaced meanwhile; try again`);
@@ -771,7 +779,10 @@ interface Made {
 
 /** A new empty file. Created with its final mode or a stricter one: at no moment can others open it. */
 function createNew(path: string, mode: number): Made {
-  return { path, descriptor: openSync(path, 'wx', mode) };
+  const descriptor = openSync(path, 'wx', mode);
+  const made = fstatSync(descriptor).mode & 0o777;
+  if ((made & 0o600) !== 0o600) ifPossible(() => fchmodSync(descriptor, made | 0o600)); // an odd umask
+  return { path, descriptor };
 }
 
 /**
@@ -895,7 +906,7 @@ function destroy(path: string, known: { inUse?: string; isLinked?: boolean } = {
     }
     if (known.isLinked ?? opened.nlink > 1)
       warn(`${path} has other names (hard links); what they name is overwritten too`);
-    attempt(`remove ${path}, though it is overwritten`, () => unlinkSync(doomed ?? path));
+    attempt(`remove ${doomed ?? path}, though it is overwritten`, () => unlinkSync(doomed ?? path));
   } finally {
     closeSync(descriptor);
   }
@@ -981,6 +992,13 @@ function sweep(folder: string, failed: (message: string) => void): Leftover[] {
   });
 }
 
+function sweepAndSay(folder: string): Leftover[] {
+  const swept = sweep(folder, warn);
+  for (const { path } of swept) warn(`destroyed ${path}, which an interrupted run had left`);
+  if (swept.length > 0) progress.nothing = 'nothing else was changed';
+  return swept;
+}
+
 /**
  * Takes the right to change a pair, by a new temporary file of which no other run has one. Two that try at the same
  * time both step back and try again; a file that is stale counts no more.
@@ -990,7 +1008,10 @@ async function claim({ folder, privateFile, publicFile }: Pair): Promise<Made> {
   for (const end = Date.now() + 20_000; ;) {
     const made = createNew(temporary(privateFile), 0o600);
     const rival = leftoversIn(folder).find(({ original, owner }) => owner !== undefined && names.includes(original));
-    if (!rival) return made;
+    if (!rival) {
+      sweepAndSay(folder); // of a run that was stopped for so long that it counts no more
+      return made;
+    }
     abandon(made);
     if (Date.now() > end)
       fail(`another run (process ${rival.owner}) is changing the keys in ${folder}; try again when it has ended`);
@@ -1018,11 +1039,13 @@ const progress: { done: string; nothing: string; readonly folders: string[] } = 
 /** Not with `recursive`: Node then says "no such file" of a read-only file system. */
 function makeFolder(folder: string): void {
   const missing: string[] = [];
-  for (let path = resolve(folder); !exists(path) && path !== dirname(path); path = dirname(path)) missing.unshift(path);
+  // As it was given: the name of the folder that we are in may be no UTF-8.
+  for (let path = folder; !exists(path) && path !== dirname(path); path = dirname(path)) missing.unshift(path);
   attempt(`make the folder ${folder}`, () => {
     for (const path of missing) {
       try {
         mkdirSync(path, 0o700);
+        if ((statSync(path).mode & 0o700) !== 0o700) chmodSync(path, 0o700); // an odd umask
         progress.folders.unshift(path);
       } catch (error) {
         if (codeOf(error) !== 'EEXIST') throw error; // another run was faster
@@ -1059,9 +1082,12 @@ function rewrite(path: string, text: string, like: Like | undefined): void {
   }
 }
 
+const textOf = (path: string): string | undefined => ifThere(() => readFileSync(path, 'utf8'));
+
 /** The old private key of a pair that is being replaced: how to put it back, and how to destroy it. */
 interface Old {
-  restore(): void;
+  /** False when somebody else's file stands in the place of `ours` by now. */
+  restore(ours: string): boolean;
   destroy(): void;
 }
 
@@ -1073,9 +1099,12 @@ function keepOld(privateFile: string): Old | undefined {
   try {
     linkSync(privateFile, name);
     return {
-      restore() {
+      restore(ours) {
+        const there = textOf(privateFile);
+        if (there === undefined || (there !== ours && there !== textOf(name)) || !exists(name)) return false;
         renameSync(name, privateFile);
         unlinkIfThere(name); // rename() does nothing for two names of one file
+        return true;
       },
       destroy: () => destroy(name, { isLinked: old.nlink > 1 }),
     };
@@ -1089,9 +1118,11 @@ function keepOld(privateFile: string): Old | undefined {
   const text = readFileSync(privateFile, 'utf8');
   const like = { path: undefined, stats: fstatSync(descriptor) };
   return {
-    restore() {
+    restore(ours) {
       closeSync(descriptor);
-      if (readFileSync(privateFile, 'utf8') !== text) rewrite(privateFile, text, like);
+      const there = textOf(privateFile);
+      if (there === ours) rewrite(privateFile, text, like);
+      return there === ours || there === text;
     },
     destroy() {
       attempt('overwrite the old private key, which has no name any more', () => overwrite(descriptor));
@@ -1117,7 +1148,7 @@ interface Texts {
 function place(pair: Pair, made: Made, texts: Texts, away: boolean): void {
   const { folder, privateFile, publicFile } = pair;
   const [newPublic, oldPublic] = [temporary(publicFile), temporary(publicFile)];
-  const undo: (() => void)[] = [];
+  const undo: (() => boolean)[] = []; // each false when the file there is not this run's any more
   let old: Old | undefined;
   try {
     const like = likeOf(privateFile);
@@ -1125,49 +1156,67 @@ function place(pair: Pair, made: Made, texts: Texts, away: boolean): void {
     fill(made, texts.private, alone);
     if (texts.public !== undefined) fill(createNew(newPublic, 0o644), texts.public, likeOf(publicFile));
     if (away && ifThere(() => (renameSync(publicFile, oldPublic), true)))
-      undo.unshift(() => renameSync(oldPublic, publicFile));
+      undo.unshift(() => !exists(publicFile) && (renameSync(oldPublic, publicFile), true));
     old = like && keepOld(privateFile); // not a key that another run has put there since
-    if (old) undo.unshift(old.restore);
+    const { restore } = old ?? {};
+    if (restore) undo.unshift(() => restore(texts.private));
     (old ? renameSync : linkOrRename)(made.path, privateFile);
-    if (!old) undo.unshift(() => unlinkSync(privateFile));
-    if (texts.public !== undefined) undo.unshift(placePublic(newPublic, publicFile));
+    if (!old) undo.unshift(() => removePlaced(privateFile, texts.private, made.path, publicFile));
+    if (texts.public !== undefined) undo.unshift(placePublic(newPublic, publicFile, texts.public));
     checkPlaced(privateFile, texts.private);
     if (texts.public !== undefined) checkPlaced(publicFile, texts.public);
     syncFolder(folder);
   } catch (error) {
-    attempt(`undo what was begun in ${folder}; look at it with inspect`, () => undo.forEach((step) => step()));
-    for (const path of [made.path, newPublic]) ifPossible(() => unlinkIfThere(path));
+    const undone = attempt(`undo what was begun in ${folder}; look at it with inspect`, () =>
+      undo.map((step) => step()),
+    );
+    ifPossible(() => exists(made.path) && destroy(made.path, { inUse: privateFile }));
+    ifPossible(() => unlinkIfThere(newPublic));
+    if (undone.includes(false)) fail(`another run has taken over the keys in ${folder}; look at them with inspect`);
     throw error;
   }
   finish([newPublic, oldPublic, made.path], old);
 }
 
+/** Removes a new private key again, unless another run has found it and written its public half. */
+function removePlaced(privateFile: string, text: string, made: string, publicFile: string): boolean {
+  if (textOf(privateFile) !== text || exists(publicFile)) return false;
+  if (exists(made))
+    unlinkSync(privateFile); // `made` is its other name, and is destroyed
+  else destroy(privateFile);
+  return true;
+}
+
 /** Returns how to undo it. */
-function placePublic(from: string, publicFile: string): () => void {
+function placePublic(from: string, publicFile: string, text: string): () => boolean {
   const like = likeOf(publicFile);
-  if (!like) {
-    linkOrRename(from, publicFile);
-    return () => unlinkSync(publicFile);
-  }
-  const text = readFileSync(publicFile, 'utf8');
-  renameSync(from, publicFile);
-  return () => rewrite(publicFile, text, like);
+  const before = like && readFileSync(publicFile, 'utf8');
+  (like ? renameSync : linkOrRename)(from, publicFile);
+  return () => {
+    if (textOf(publicFile) !== text) return false;
+    if (before === undefined) unlinkSync(publicFile);
+    else rewrite(publicFile, before, like);
+    return true;
+  };
 }
 
 /** A run that was stopped for more than a minute may find that another one has destroyed its files. */
 function checkPlaced(path: string, text: string): void {
-  if (ifThere(() => readFileSync(path, 'utf8')) !== text)
-    fail(`${path} was changed by another program meanwhile; try again`);
+  if (textOf(path) !== text) fail(`${path} was changed by another program meanwhile; try again`);
 }
 
-/** The new keys are in place: removes the other names of theirs, and destroys the old key. */
+/** The new keys are in place: destroys the old key, and removes the other names of theirs. */
 function finish(temporaries: readonly string[], old: Old | undefined): void {
-  try {
-    for (const path of temporaries) attempt(`remove ${path}`, () => unlinkIfThere(path));
-    old?.destroy();
-  } catch (error) {
-    fail(`the new keys are in place, but ${reason(error)}`);
+  const failures: string[] = [];
+  const remove = (path: string): void => attempt(`remove ${path}`, () => unlinkIfThere(path));
+  for (const act of [() => old?.destroy(), ...temporaries.map((path) => () => remove(path))]) {
+    try {
+      act();
+    } catch (error) {
+      failures.push(reason(error));
+    }
   }
+  if (failures.length > 0) fail(`the new keys are in place, but ${failures.join('; ')}`);
 }
 
 // ## Keys
@@ -1224,12 +1273,14 @@ function publicText(lib: Library, file: string, privateText: string): string {
   return asText(set.keys.length === 1 && first && !isRsa(first) ? signingHalf(first) : publicSet(lib, file, set));
 }
 
-/** Destroys what interrupted runs have left beside a pair, and says so. */
+/** Destroys what interrupted runs have left in a folder, and writes again what they had not finished. */
 async function recover(pair: Pair): Promise<void> {
-  const swept = sweep(pair.folder, warn);
-  for (const { path } of swept) warn(`destroyed ${path}, which an interrupted run had left`);
-  if (swept.length > 0) progress.nothing = 'nothing else was changed';
+  const swept = sweepAndSay(pair.folder);
   await complete(pair, swept);
+  for (const name of ['mcp', 'signing'] as const) {
+    const other = pairIn(pair.folder, name);
+    if (other.privateFile !== pair.privateFile) await complete(other, swept);
+  }
 }
 
 /** Where an interrupted run had put the private key in place and not yet its public half, writes that. */
@@ -1241,7 +1292,7 @@ async function complete(pair: Pair, swept: readonly Leftover[]): Promise<void> {
   try {
     for (const path of [pair.privateFile, pair.publicFile]) refuseSpecial(path); // a FIFO would be waited for
     const text = publicText(lib, pair.privateFile, readFileSync(pair.privateFile, 'utf8'));
-    if (ifThere(() => readFileSync(pair.publicFile, 'utf8')) === text) return;
+    if (textOf(pair.publicFile) === text) return;
     rewrite(pair.publicFile, text, likeOf(pair.publicFile));
     warn(`wrote ${pair.publicFile} again, which that run had not finished`);
   } catch (error) {
@@ -1302,10 +1353,10 @@ function refuseExisting(args: Args, pair: Pair, first: string): void {
   // Without -o the other commands take the file that MCP_KEY_FILE_PATH names.
   const o = args.has('output') || process.env.MCP_KEY_FILE_PATH ? ` -o ${quoted(folder)}` : '';
   const steps = [
-    ...(first === '' ? [] : [first]),
+    ...(first === '' || !hasPrivate ? [] : [first]),
     ...(hasPrivate && !args.has('signing') ? [`rotate${o} adds a new key and loses no request`] : []),
     ...(hasPrivate && !hasPublic && !args.has('signing')
-      ? [`public${o} > ${quoted(publicFile)} writes the missing public half`]
+      ? [`public${o} --all > ${quoted(publicFile)} writes the missing public half`]
       : []),
     hasPrivate ? '-f replaces them and destroys the old private key' : '-f makes a new pair',
   ];
@@ -1349,7 +1400,7 @@ async function changing<T>(folder: string, act: () => Promise<T>): Promise<T> {
     return await act();
   } catch (error) {
     if (error instanceof Stop || codeOf(error) === undefined) throw error;
-    fail(`cannot write to ${folder}: ${reason(error)}; nothing was changed`);
+    fail(`cannot write to ${folder}: ${reason(error)}; ${progress.nothing}`);
   }
 }
 
@@ -1424,11 +1475,12 @@ function planRotation(file: string, given: JwkSet, made: Jwk, overlap: number, g
   const isOvertaken = (jwk: Jwk): boolean => start(jwk) > nbf;
   const shortened = old.keys.map((jwk) => ({ ...jwk, exp: Math.min(jwk.exp ?? Infinity, nbf + grace) }));
   const kept = shortened.filter((jwk) => jwk.exp > now && !isOvertaken(jwk));
+  const next = Math.min(...usable.map(({ exp }) => exp ?? Infinity));
+  const remedy = next === Infinity ? '' : `the next expires ${when(next)}: rotate then, or `;
   if (kept.length >= 4)
     fail(
-      `${nameOf(file)} holds four keys that have not expired, and servers take no fifth; the next expires ` +
-        `${when(Math.min(...kept.map(({ exp }) => exp)))}: ` +
-        'rotate then, or revoke them all with --overlap 0s --grace 0s',
+      `${nameOf(file)} holds four keys that have not expired, and servers take no fifth; ` +
+        `${remedy}revoke them all with --overlap 0s --grace 0s`,
     );
   const gone = old.keys.map((jwk, at) => {
     const why = (jwk.exp ?? Infinity) <= now ? 'had expired' : isOvertaken(jwk) ? 'was never published' : 'is revoked';
@@ -1476,9 +1528,13 @@ async function rotate(args: Args): Promise<void> {
   const file = fileOf(args, args.operand);
   if (file === '-') guardStdout(args);
   else {
+    if (look(file)?.isDirectory()) fail(`${file} is a folder; name it with -o`);
     refuseSpecial(file);
     if (pairBeside(file).hasPublic) refuseSpecial(pairBeside(file).publicFile);
-    if (exists(dirname(file))) await recover(pairBeside(file));
+    if (exists(dirname(file))) {
+      warnOfFolder(dirname(file));
+      await recover(pairBeside(file));
+    }
   }
   const old = await readSet(file);
   const lib = await library();
@@ -1567,7 +1623,7 @@ async function clean(args: Args): Promise<number> {
   if (failures.length === 0 && removed.length === 0)
     await print(stale ? `Nothing stale found in ${folder}` : `No keys found in ${folder}`);
   if (removed.length > 0) await print(['Removed:', ...removed.map(shown)].join('\n  '));
-  if (stale) await complete(pair, swept);
+  if (stale) for (const name of ['mcp', 'signing'] as const) await complete(pairOf(args, name), swept);
   const signing = pairOf(args, 'signing').privateFile;
   if (!args.has('signing') && !stale && !args.has('quiet') && exists(signing))
     say(`${signing} is left; clean --signing destroys it`);
@@ -1642,7 +1698,6 @@ data:
 }
 
 async function publicKeys(args: Args): Promise<void> {
-  requireStdout();
   const file = fileOf(args, args.operand);
   const set = await readSet(file);
   const lib = await library();
@@ -1700,7 +1755,6 @@ async function token(args: Args): Promise<void> {
   const ttl = args.value('ttl');
   const expiresIn = ttl === undefined ? undefined : duration('--ttl', ttl);
   if (expiresIn === 0) misuse('--ttl is more than 0s', 'token');
-  requireStdout();
   const claims = await claimsOf(args);
   if (expiresIn !== undefined && 'exp' in claims)
     misuse('--ttl and a claim exp contradict each other: take one of them', 'token');
@@ -2365,6 +2419,14 @@ const RUN: Record<CommandName, (args: Args) => Promise<number | void>> = {
 };
 const CHANGES_KEYS: readonly CommandName[] = ['generate', 'rotate', 'k8s', 'clean'];
 
+/** Before there is a result that would be lost. What changes files has done its work without it. */
+function checkStdout(command: CommandName | undefined, operand: string | undefined): void {
+  if (!isStdoutClosed()) return;
+  const changes = command === 'generate' || command === 'clean' || (command === 'rotate' && operand !== '-');
+  const what = 'standard output is closed, and the result would be lost';
+  (changes ? warn : fail)(`${what}; send it to a file or a pipe`);
+}
+
 declare const VERSION: string | undefined; // put in by scripts/build.js
 
 /**
@@ -2386,6 +2448,7 @@ async function main([first, ...rest]: readonly string[]): Promise<number> {
   if (first === undefined) misuse('no command');
   if (command === undefined && !first.startsWith('-')) misuse(unknownCommand(first));
   const args = command ? parse(rest, command) : parse([first, ...rest], undefined);
+  checkStdout(args.has('help') || args.has('version') ? undefined : command, args.operand);
   if (args.has('help')) await print((command ? usageOf(command) : usage()).trimEnd());
   else if (args.has('version')) await print(typeof VERSION === 'string' ? VERSION : 'unbuilt');
   else if (command === undefined) misuse('the command comes before its options');

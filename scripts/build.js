@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 
 // A clone without its packages is told so, not shown a stack trace.
 const { build } = await import('esbuild').catch(() => {
-  console.error('error: the packages of this project are not installed; run npm ci first');
+  console.error('error: the packages of this project are not installed; run npm ci first (npm ci --include=dev with NODE_ENV=production)');
   process.exit(1);
 });
 

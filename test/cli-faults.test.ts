@@ -7,9 +7,11 @@ import {
   chownSync,
   copyFileSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readFileSync,
   readdirSync,
+  renameSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -18,7 +20,7 @@ import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
 import { publicJwks } from 'mcp-auth-middleware';
-import { cli, contents, folder, mcp, mcpUnder, without } from './support/command.js';
+import { bound, cli, contents, folder, mcp, mcpUnder, mode, without } from './support/command.js';
 import { root, run, serve, until } from './support/support.js';
 
 const home = folder({ after });
@@ -65,6 +67,55 @@ describe('a signal', () => {
   });
 });
 
+/** What a program of the test changes in `fs` before the command loads it. */
+const preload = (path: string, change: string): void =>
+  writeFileSync(join(path, 'preload.mjs'), `import fs from 'node:fs';\n${change}`);
+const loaded = (path: string, args: string[]): ReturnType<typeof run> =>
+  run(process.execPath, ['--import', './preload.mjs', cli, ...args], { cwd: path });
+
+describe('another run that has taken over, from one that was stopped for a minute,', () => {
+  const TAKEN = /another run has taken over the keys in \.keys; look at them with inspect\n$/;
+
+  test('keeps the pair that it has completed', async (t) => {
+    const path = folder(t);
+    // The other run finds the private key in place, destroys the temporary public half and writes it itself.
+    preload(
+      path,
+      `const { linkSync } = fs;
+       fs.linkSync = (from, to) => {
+         if (to.endsWith('mcp-public.json')) fs.renameSync(from, to);
+         linkSync(from, to);
+       };`,
+    );
+    const { code, stderr } = await loaded(path, make);
+    assert.equal(code, 1);
+    assert.match(stderr, TAKEN);
+    assert.deepEqual(readdirSync(join(path, '.keys')), names);
+    assert.equal((await mcp(path, ['inspect'])).code, 0);
+  });
+
+  for (const args of [
+    [...make, '-f'],
+    ['rotate', '-q'],
+  ]) {
+    test(`keeps its keys: ${args[0]}`, async (t) => {
+      const path = folder(t, keys);
+      preload(
+        path,
+        `const { renameSync } = fs;
+         fs.renameSync = (from, to) => {
+           renameSync(from, to);
+           if (to.endsWith('mcp-private.json')) fs.writeFileSync(to, 'of the other run');
+         };`,
+      );
+      const { code, stderr } = await loaded(path, args);
+      assert.equal(code, 1);
+      assert.match(stderr, TAKEN);
+      assert.equal(readFileSync(join(path, '.keys/mcp-private.json'), 'utf8'), 'of the other run');
+    });
+  }
+});
+
 describe('leftovers', () => {
   const dead = spawnSync('true').pid;
   const leftover = (pid: number, name = 'mcp-private.json'): string => `${name}.mcp-auth-${pid}-0123456789ab.tmp`;
@@ -102,6 +153,36 @@ describe('leftovers', () => {
     spawnSync('rm', [name]);
     assert.equal((await running).code, 0);
     assert.deepEqual(readdirSync(join(path, '.keys')), names);
+  });
+
+  test('that are a second name of a key in use are told by their content where numbers do not tell', async (t) => {
+    const path = folder(t, keys);
+    const name = leftover(dead);
+    linkSync(join(path, '.keys/mcp-private.json'), join(path, '.keys', name));
+    // As over SSH: one link each, and another number for each name that was not opened.
+    preload(
+      path,
+      `const { fstatSync, lstatSync } = fs;
+       fs.fstatSync = (...args) => Object.assign(fstatSync(...args), { nlink: 1 });
+       fs.lstatSync = (name, ...args) => {
+         const stats = lstatSync(name, ...args);
+         return stats && Object.assign(stats, { nlink: 1, ino: stats.ino + Number(name.endsWith('${name}')) });
+       };`,
+    );
+    const { code, stdout } = await loaded(path, ['clean', '--stale']);
+    assert.deepEqual([code, stdout], [0, `Removed:\n  .keys/${name}\n`]);
+    assert.deepEqual([readdirSync(join(path, '.keys')), holdsSecret(path)], [names, ['.keys/mcp-private.json']]);
+  });
+
+  test('of the other pair are destroyed too, and its public half is written again', async (t) => {
+    const path = folder(t, keys);
+    assert.equal((await mcp(path, ['generate', '--signing', '-q'])).code, 0);
+    const half = readFileSync(join(path, '.keys/signing-public.json'), 'utf8');
+    renameSync(join(path, '.keys/signing-public.json'), join(path, '.keys', leftover(dead, 'signing-public.json')));
+    const { code, stderr } = await mcp(path, ['rotate', '-q']);
+    assert.equal(code, 0);
+    assert.match(stderr, /^warning: destroyed .*\nwarning: wrote \.keys\/signing-public\.json again, which /);
+    assert.equal(readFileSync(join(path, '.keys/signing-public.json'), 'utf8'), half);
   });
 
   test('do not lead to other files', async (t) => {
@@ -150,16 +231,16 @@ describe('a file system', { skip: without('strace') }, () => {
     const path = folder(t);
     mkdirSync(join(path, 'image'));
     // A preload in the place of a FAT disk: what counts is the mode that a new file has.
-    writeFileSync(
-      join(path, 'modes.mjs'),
-      `import fs from 'node:fs'; const { openSync } = fs;
+    preload(
+      path,
+      `const { openSync } = fs;
        fs.openSync = (path, flags, mode) => {
          const fd = openSync(path, flags, mode);
          if (flags === 'wx') fs.chmodSync(path, 0o755);
          return fd;
        };`,
     );
-    const { code, stderr } = await run(process.execPath, ['--import', './modes.mjs', cli, ...make], { cwd: path });
+    const { code, stderr } = await loaded(path, make);
     assert.equal(code, 0);
     assert.equal(
       stderr,
@@ -299,13 +380,72 @@ describe('a run that finds what another one has left', () => {
   });
 });
 
+describe('what is not taken says what to do', () => {
+  const TABLE: [args: string[], message: RegExp][] = [
+    [['rotate', '.keys'], /^error: \.keys is a folder; name it with -o\n$/],
+    [['generate', '-o=~/keys'], /^error: -o begins with ~, which no shell has replaced: write "\$HOME" instead\n$/],
+    [['inspect', 'key.pem'], /^error: key\.pem is PEM; keys are taken as JWK\n$/],
+  ];
+  for (const [args, message] of TABLE) {
+    test(args.join(' '), async (t) => {
+      const path = folder(t, keys);
+      writeFileSync(join(path, 'key.pem'), '-----BEGIN PRIVATE KEY-----\n');
+      const { code, stderr } = await mcp(path, args);
+      assert.equal(code, 1);
+      assert.match(stderr, message);
+    });
+  }
+
+  test('a path that a file with line ends of Windows has set', async (t) => {
+    const env = { ...process.env, MCP_KEY_FILE_PATH: '.keys/mcp-private.json\r' };
+    const { code, stderr } = await run(process.execPath, [cli, 'inspect'], { cwd: folder(t, keys), env });
+    assert.equal(code, 1);
+    assert.match(stderr, /^error: MCP_KEY_FILE_PATH ends with a carriage return: save the file that sets it with Unix/);
+  });
+
+  test('a URL that is not the one of the keys', async (t) => {
+    const { url } = await serve(t, (_, res) => res.writeHead(401).end());
+    const { code, stderr } = await mcp(folder(t), ['token', '--url', url]);
+    assert.equal(code, 1);
+    assert.match(stderr, /answered 401 instead of 200; servers publish their keys at \/\.well-known\/jwks\.json\n$/);
+  });
+});
+
 describe('a folder', () => {
+  test('whose own name is no UTF-8 gets keys below it, and nothing beside it', async (t) => {
+    const path = folder(t);
+    const shell = ['sh', '-c', `mkdir "$(printf 'n\\377')" && cd "$(printf 'n\\377')" && exec "$@"`, 'sh'];
+    for (const args of [make, [...make, '-f', '-o', '.keys/a']])
+      assert.deepEqual(await mcpUnder(path, shell.with(2, shell[2]?.replace('mkdir', 'mkdir -p') ?? ''), args), {
+        code: 0,
+        signal: null,
+        stdout:
+          'Keys generated (JWKS format):\n  Private: .keys/mcp-private.json\n  Public:  .keys/mcp-public.json\n'.replaceAll(
+            '.keys',
+            args.at(-1) === '.keys/a' ? '.keys/a' : '.keys',
+          ),
+        stderr: '',
+      });
+    assert.equal(readdirSync(path).length, 1);
+  });
+
+  test('and keys get their modes whatever the umask', { skip: without('setpriv') }, async (t) => {
+    for (const umask of ['0777', '0277', '077']) {
+      const path = folder(t);
+      const { code, stderr } = await mcpUnder(path, [...bound, 'sh', '-c', `umask ${umask}; exec "$@"`, 'sh'], make);
+      assert.equal(code, 0, stderr);
+      const modes = ['.keys', '.keys/mcp-private.json'].map((name) => mode(join(path, name)));
+      assert.deepEqual(modes, ['0700', '0600'], umask);
+    }
+  });
+
   test('of somebody else is warned about', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
     const path = folder(t);
     mkdirSync(join(path, '.keys'), { mode: 0o700 });
     chownSync(join(path, '.keys'), 12_345, 12_345);
     const { code, stderr } = await mcp(path, make);
     assert.equal(code, 0);
+    assert.match((await mcp(path, ['rotate', '-q'])).stderr, /^warning: \.keys belongs to another user/);
     assert.match(stderr, /^warning: \.keys belongs to another user \(12345\), who can put another key in the place/);
   });
 });
@@ -323,7 +463,14 @@ describe('the end', () => {
 
   test('is an error when standard output is closed and the result would be lost', async (t) => {
     const path = folder(t, keys);
-    for (const args of [['k8s', '--ephemeral', '--bits', '2048'], ['public'], ['token']]) {
+    for (const args of [
+      ['k8s', '--ephemeral', '--bits', '2048'],
+      ['public'],
+      ['token'],
+      ['inspect'],
+      ['-V'],
+      ['help'],
+    ]) {
       const { code, stderr } = await mcpUnder(path, ['sh', '-c', 'exec "$@" >&-', 'sh'], args);
       assert.equal(code, 1, args.join(' '));
       assert.equal(
@@ -331,8 +478,11 @@ describe('the end', () => {
         'error: standard output is closed, and the result would be lost; send it to a file or a pipe\n',
       );
     }
-    for (const args of [['rotate', '-q'], ['clean']])
-      assert.equal((await mcpUnder(path, ['sh', '-c', 'exec "$@" >&-', 'sh'], args)).code, 0, args.join(' '));
+    for (const args of [['rotate', '-q'], ['clean']]) {
+      const { code, stderr } = await mcpUnder(path, ['sh', '-c', 'exec "$@" >&-', 'sh'], args);
+      assert.equal(code, 0, args.join(' '));
+      assert.match(stderr, /^warning: standard output is closed, and the result would be lost; /);
+    }
   });
 
   test('of a Secret in a file that others can read is a warning', async (t) => {

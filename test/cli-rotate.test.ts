@@ -17,7 +17,7 @@ import {
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { JWETokenVerifier, compactDecrypt, encryptToken, publicJwks, type Jwk, type JwkSet } from 'mcp-auth-middleware';
-import { contents, folder, mcp, mcpUnder, mode } from './support/command.js';
+import { contents, folder, mcp, mcpUnder, mode, without } from './support/command.js';
 import { run } from './support/support.js';
 
 const home = folder({ after });
@@ -227,6 +227,16 @@ describe('the file', { concurrency: 2 }, () => {
     const { uid, gid } = lstatSync(join(path, privateFile));
     assert.equal(mode(join(path, privateFile)), '0640');
     if (root) assert.deepEqual([uid, gid], [12_345, 23_456]);
+  });
+
+  test('keeps its access control list, and opens itself to nobody', { skip: without('setfacl') }, async (t) => {
+    const path = folder(t, keys);
+    const listed = (): string => execFileSync('getfacl', ['-c', join(path, privateFile)], { encoding: 'utf8' });
+    execFileSync('setfacl', ['-m', 'u:12345:r', join(path, privateFile)]);
+    const before = listed();
+    assert.match(before, /^user:12345:r--\ngroup::---$/m);
+    assert.equal((await mcp(path, ['rotate', '-q'])).code, 0);
+    assert.equal(listed(), before);
   });
 
   test('is changed by two rotations at once as by one after the other', async (t) => {

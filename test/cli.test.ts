@@ -240,7 +240,7 @@ describe('generate', () => {
     [['mcp-private.json', 'mcp-public.json'], `${rotateFirst}-f replaces them and destroys the old private key`],
     [
       ['mcp-private.json'],
-      `${rotateFirst}public > .keys/mcp-public.json writes the missing public half; ` +
+      `${rotateFirst}public --all > .keys/mcp-public.json writes the missing public half; ` +
         '-f replaces them and destroys the old private key',
     ],
     [['mcp-public.json'], '-f makes a new pair'],

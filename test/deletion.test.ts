@@ -259,13 +259,13 @@ describe('clean', () => {
         'a read-only file is left',
         { file: 0o400 },
         false,
-        'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied',
+        'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied; allow it with chmod u+rw',
       ],
       [
         'an unreadable file is left',
         { file: 0o000 },
         false,
-        'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied',
+        'cannot overwrite .keys/mcp-private.json, which is left as it is: permission denied; allow it with chmod u+rw',
       ],
       [
         'a file in a read-only folder is overwritten',
@@ -333,7 +333,7 @@ describe('generate -f', () => {
       const { code, stdout, stderr } = await mcpUnder(path, bound, ['generate', '-f', '--bits', '2048']);
       assert.deepEqual(
         { code, stdout, stderr },
-        { code: 1, stdout: '', stderr: 'error: cannot replace .keys/mcp-private.json: permission denied\n' },
+        { code: 1, stdout: '', stderr: 'error: cannot replace .keys/mcp-private.json: permission denied; allow it with chmod u+rw\n' },
       );
       assert.deepEqual(contents(path), before);
     },

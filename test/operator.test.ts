@@ -38,11 +38,11 @@ const rules = documents('k8s-rotate.yaml').find(Role.is)?.rules ?? [];
 
 const SECRET = 'mcp-server/secrets/mcp-server-keys';
 
-/** A folder with what the blocks name: the vendored command and the examples. */
+/** A folder with what the blocks name, as a clone has it: the command and the examples; and the command as the job has it. */
 function workFolder(scope: Scope): string {
   const folder = mkdtempSync(join(tmpdir(), 'mcp-operator-'));
   scope.after(() => rmSync(folder, { recursive: true, force: true }));
-  cpSync(cli, join(folder, 'cli.js'));
+  for (const name of ['cli.js', 'dist/cli.js']) cpSync(cli, join(folder, name));
   writeFileSync(join(folder, 'package.json'), '{ "type": "module" }');
   symlinkSync(join(root, 'examples'), join(folder, 'examples'));
   return folder;
@@ -123,7 +123,7 @@ describe('first deployment', needs('kubectl'), () => {
     assert.match(stdout, /^secret\/mcp-server-keys serverside-applied$/m);
     assert.doesNotMatch(stdout + stderr, /[\w+/=-]{100}/, 'no key');
     assertApplied(cluster.accesses);
-    assert.deepEqual(readdirSync(cwd).sort(), ['cli.js', 'examples', 'package.json']);
+    assert.deepEqual(readdirSync(cwd).sort(), ['cli.js', 'dist', 'examples', 'package.json']);
     const applied = cluster.accesses.map(({ body }) => parse(body).kind);
     assert.deepEqual(applied, [...kindsOf('k8s-deployment.yaml'), 'Secret']);
 
@@ -139,7 +139,7 @@ describe('rotation', needs('kubectl'), () => {
     assert.deepEqual([code, stdout], [0, 'secret/mcp-server-keys serverside-applied\n'], stderr);
     assert.deepEqual(cluster.accesses.map(summary), [GET, PATCH]);
     assertApplied(cluster.accesses);
-    assert.deepEqual(readdirSync(cwd).sort(), ['cli.js', 'examples', 'package.json']);
+    assert.deepEqual(readdirSync(cwd).sort(), ['cli.js', 'dist', 'examples', 'package.json']);
 
     const { keys } = keysIn(cluster);
     const old = keys.find((key) => key.kid === kid);
@@ -186,7 +186,11 @@ const accidents: [what: string, prepare: (cluster: Cluster, cwd: string) => void
   ['nobody may read it', (cluster) => (cluster.allows = ({ verb }) => verb !== 'get'), /forbidden/],
   ['nobody may write it', (cluster) => (cluster.allows = ({ verb }) => verb === 'get'), /forbidden/],
   ['another manager owns the key', (cluster) => (cluster.owner = 'kubectl-create'), /conflict/i],
-  ['the command is not there', (_cluster, cwd) => rmSync(join(cwd, 'cli.js')), /Cannot find module/],
+  [
+    'the command is not there',
+    (_, cwd) => ['cli.js', 'dist/cli.js'].forEach((name) => rmSync(join(cwd, name))),
+    /Cannot find module/,
+  ],
 ];
 const { privateJwk, publicJwk } = await keyPair();
 

@@ -244,7 +244,11 @@ describe('the shell blocks', () => {
     assert.equal(stdout, '');
     assert.deepEqual(readdirSync(cwd), []);
     const calls = [...readme.matchAll(/npx (.*?)mcp-auth-middleware/g)].map(([, options]) => options);
-    assert.deepEqual([...new Set(calls)], ['--no '], 'no call fetches a package of that name from elsewhere');
+    assert.deepEqual(
+      [...new Set(calls)],
+      ['--no ', '--no -- '],
+      'no call fetches a package of that name from elsewhere',
+    );
   });
 
   it('with the MCP SDK: install what the server imports', () => {

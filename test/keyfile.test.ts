@@ -1105,6 +1105,9 @@ test('however many key files hang, one open hangs, and the thread pool and forge
   }
   assert.equal(await bystander.ask(await mint(a)), 200);
   assert.equal(looks.most, 1);
+  await until(() => bystander.events.length === 1);
+  const message = `${other}: waits for another key file, which hangs; the last good keys go on`;
+  assert.deepEqual(bystander.events, [{ type: 'keys.failed', code: 'unreadable', message }]);
   for (const path of [...paths, other]) writeFileSync(path, setOf(c));
   for (const release of releases) release();
   for (const { events } of [...servers, bystander]) await until(() => events.at(-1)?.keyId === c.kid);

@@ -1487,11 +1487,16 @@ function planRotation(file: string, given: JwkSet, made: Jwk, overlap: number, g
     return kept.some((one) => one === shortened[at]) ? '' : `  ${nameKey(jwk)} ${why} and is gone`;
   });
   const waits = overlap > 0 && kept.length > 0;
+  // Where the last of the others expires before the overlap is over, they publish the new one then.
+  const change = Math.min(nbf, Math.max(...kept.map(({ exp }) => exp)));
+  const later: [time: number, what: string][] = [
+    ...(waits ? [[change, 'they publish it, and producers change over'] satisfies [number, string]] : []),
+    ...kept.map((jwk): [number, string] => [jwk.exp, `${nameKey(jwk)} expires, and tokens for it are refused`]),
+  ];
   const story = [
     `New key ${nameKey(made)}:`,
     `  now: servers accept tokens for it as soon as they have read the new set${waits ? '' : ', and publish it'}`,
-    ...(waits ? [`  ${when(nbf, now)}: they publish it, and producers change over`] : []),
-    ...kept.map((jwk) => `  ${when(jwk.exp, now)}: ${nameKey(jwk)} expires, and tokens for it are refused`),
+    ...later.sort(([a], [b]) => a - b).map(([time, what]) => `  ${when(time, now)}: ${what}`),
     ...gone.filter((line) => line !== ''),
   ];
   return { set: { keys: [{ ...made, iat: now, nbf }, ...kept] }, story };

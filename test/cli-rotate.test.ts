@@ -76,6 +76,34 @@ describe('the arithmetic', { concurrency: 2 }, () => {
       assert.equal((await verifier.verifyToken(await encryptToken({ sub: 'ada' }, { keys: [half] }))).sub, 'ada');
   });
 
+  test('tells what happens in its order, where the last old key expires before the overlap is over', async (t) => {
+    const path = folder(t, keys);
+    const exp = now() + 90;
+    writeFileSync(join(path, privateFile), JSON.stringify({ keys: [{ ...first, exp }] }));
+    const { code, stderr } = await mcp(path, ['rotate']);
+    assert.equal(code, 0, stderr);
+    const [publishes, expires] = stderr.split('\n').filter((line) => /publish it|expires/.test(line));
+    assert.match(publishes ?? '', /\(in (90|8\d) s\): they publish it/);
+    assert.match(expires ?? '', new RegExp(`\\(in (90|8\\d) s\\): ${first.kid} expires`));
+  });
+
+  test('refuses a fifth key, and says when to come again only where a key expires', async (t) => {
+    const path = folder(t, keys);
+    for (const [exp, advice] of [
+      [undefined, ''],
+      [now() + 7200, 'the next expires [\\d-]{10} [\\d:]{8} UTC \\(in 120 min\\): rotate then, or '],
+    ] as const) {
+      const four = ['a', 'b', 'c', 'd'].map((kid) => ({ ...first, kid, ...(kid === 'b' && exp && { exp }) }));
+      writeFileSync(join(path, privateFile), JSON.stringify({ keys: four }));
+      const { code, stderr } = await mcp(path, ['rotate']);
+      assert.equal(code, 1);
+      assert.match(
+        stderr,
+        new RegExp(`servers take no fifth; ${advice}revoke them all with --overlap 0s --grace 0s\n`),
+      );
+    }
+  });
+
   const moments: [name: string, keys: () => Jwk[], args: string[], check: (keys: Jwk[], made: Jwk) => void][] = [
     [
       'keeps an exp that comes before, and drops expired keys',

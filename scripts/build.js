@@ -8,7 +8,8 @@ import { fileURLToPath } from 'node:url';
 
 // A clone without its packages is told so, not shown a stack trace.
 const { build } = await import('esbuild').catch(() => {
-  console.error('error: the packages of this project are not installed; run npm ci first (npm ci --include=dev with NODE_ENV=production)');
+  const command = process.env.NODE_ENV === 'production' ? 'npm ci --include=dev' : 'npm ci';
+  console.error(`error: the packages of this project are not installed; run ${command} first`);
   process.exit(1);
 });
 

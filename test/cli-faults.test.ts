@@ -414,18 +414,14 @@ describe('what is not taken says what to do', () => {
 describe('a folder', () => {
   test('whose own name is no UTF-8 gets keys below it, and nothing beside it', async (t) => {
     const path = folder(t);
-    const shell = ['sh', '-c', `mkdir "$(printf 'n\\377')" && cd "$(printf 'n\\377')" && exec "$@"`, 'sh'];
-    for (const args of [make, [...make, '-f', '-o', '.keys/a']])
-      assert.deepEqual(await mcpUnder(path, shell.with(2, shell[2]?.replace('mkdir', 'mkdir -p') ?? ''), args), {
-        code: 0,
-        signal: null,
-        stdout:
-          'Keys generated (JWKS format):\n  Private: .keys/mcp-private.json\n  Public:  .keys/mcp-public.json\n'.replaceAll(
-            '.keys',
-            args.at(-1) === '.keys/a' ? '.keys/a' : '.keys',
-          ),
-        stderr: '',
-      });
+    const shell = ['sh', '-c', `name=$(printf 'n\\377'); mkdir -p "$name" && cd "$name" && exec "$@"`, 'sh'];
+    for (const [args, at] of [
+      [make, '.keys'],
+      [[...make, '-o', 'a/b'], 'a/b'],
+    ] as const) {
+      const stdout = `Keys generated (JWKS format):\n  Private: ${at}/mcp-private.json\n  Public:  ${at}/mcp-public.json\n`;
+      assert.deepEqual(await mcpUnder(path, shell, [...args]), { code: 0, signal: null, stdout, stderr: '' });
+    }
     assert.equal(readdirSync(path).length, 1);
   });
 

@@ -333,7 +333,11 @@ describe('generate -f', () => {
       const { code, stdout, stderr } = await mcpUnder(path, bound, ['generate', '-f', '--bits', '2048']);
       assert.deepEqual(
         { code, stdout, stderr },
-        { code: 1, stdout: '', stderr: 'error: cannot replace .keys/mcp-private.json: permission denied; allow it with chmod u+rw\n' },
+        {
+          code: 1,
+          stdout: '',
+          stderr: 'error: cannot replace .keys/mcp-private.json: permission denied; allow it with chmod u+rw\n',
+        },
       );
       assert.deepEqual(contents(path), before);
     },

@@ -38,7 +38,7 @@ const rules = documents('k8s-rotate.yaml').find(Role.is)?.rules ?? [];
 
 const SECRET = 'mcp-server/secrets/mcp-server-keys';
 
-/** A folder with what the blocks name, as a clone has it: the command and the examples; and the command as the job has it. */
+/** A folder with what the blocks name, as a clone has it, and with the command where the job has it. */
 function workFolder(scope: Scope): string {
   const folder = mkdtempSync(join(tmpdir(), 'mcp-operator-'));
   scope.after(() => rmSync(folder, { recursive: true, force: true }));

@@ -419,7 +419,8 @@ describe('a folder', () => {
       [make, '.keys'],
       [[...make, '-o', 'a/b'], 'a/b'],
     ] as const) {
-      const stdout = `Keys generated (JWKS format):\n  Private: ${at}/mcp-private.json\n  Public:  ${at}/mcp-public.json\n`;
+      const [privateFile, publicFile] = names.map((name) => `${at}/${name}`);
+      const stdout = `Keys generated (JWKS format):\n  Private: ${privateFile}\n  Public:  ${publicFile}\n`;
       assert.deepEqual(await mcpUnder(path, shell, [...args]), { code: 0, signal: null, stdout, stderr: '' });
     }
     assert.equal(readdirSync(path).length, 1);

@@ -1205,11 +1205,11 @@ function checkPlaced(path: string, text: string): void {
   if (textOf(path) !== text) fail(`${path} was changed by another program meanwhile; try again`);
 }
 
-/** The new keys are in place: destroys the old key, and removes the other names of theirs. */
+/** The new keys are in place: removes the other names of theirs, and destroys the old key. */
 function finish(temporaries: readonly string[], old: Old | undefined): void {
   const failures: string[] = [];
   const remove = (path: string): void => attempt(`remove ${path}`, () => unlinkIfThere(path));
-  for (const act of [() => old?.destroy(), ...temporaries.map((path) => () => remove(path))]) {
+  for (const act of [...temporaries.map((path) => () => remove(path)), () => old?.destroy()]) {
     try {
       act();
     } catch (error) {

@@ -1,7 +1,8 @@
 // What is left when the command is killed before, in or after any operation that changes a file, and what the next run
 // makes of it: complete old keys or complete new ones, and after the next run no key material but the pair's.
 import assert from 'node:assert/strict';
-import { cpSync, linkSync, mkdirSync, readFileSync, readdirSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { linkSync, mkdirSync, readFileSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { publicJwks, type Jwk, type JwkSet } from 'mcp-auth-middleware';
@@ -128,7 +129,7 @@ function witnesses(t: Scope, path: string): { witness: string; isLive: boolean; 
 
 async function nextRun(t: Scope, from: string, args: string[], does: string): Promise<string> {
   const home = folder(t);
-  cpSync(from, join(home, '.keys'), { recursive: true });
+  execFileSync('cp', ['-a', from, join(home, '.keys')]); // with two names of one file as they are
   const path = join(home, '.keys');
   const had = contents(path)['mcp-private.json'];
   const seen = witnesses(t, path);

@@ -1347,12 +1347,14 @@ describe('getUser(req), getAuth(req) and getAuthInfo(req)', () => {
       ['500', { path: '/broken', headers: { authorization } }],
     ];
     for (const [, options] of asked) await ask(port, options);
+    const release = hold(t);
     const gone = request({ host: '127.0.0.1', port, headers: { ...(await bearer({ sub: 'bob' })) }, agent: false });
     gone.on('error', () => {}).end();
     const [, res] = (await once(server, 'request')) as [IncomingMessage, ServerResponse];
     const closed = once(res, 'close');
     gone.destroy();
     await closed;
+    release();
     assert.deepEqual(
       logged,
       [...asked, ['200']].map(([status]) => `${status} undefined undefined undefined`),

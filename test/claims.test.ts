@@ -108,6 +108,7 @@ describe('times', () => {
     ['exp is after iat', { iat: NOW, exp: NOW - 1 }, {}, NOW, 'claims'],
     ['exp is after iat', { iat: NOW, exp: NOW + 1 }, {}, NOW, 'accepted'],
     ['exp is after iat, although both are within tolerance', { iat: NOW + 20, exp: NOW + 10 }, {}, NOW, 'claims'],
+    ['exp is after iat, also when both are long past', { iat: NOW - 100, exp: NOW - 200 }, {}, NOW, 'claims'],
     ['nbf may be after iat', { iat: NOW - 10, nbf: NOW, exp: NOW + 1 }, {}, NOW, 'accepted'],
     ['a token without exp is taken', {}, {}, NOW, 'accepted'],
     ['a token without exp is refused where it is required', {}, { requireExp: true }, NOW, 'claims'],

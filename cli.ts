@@ -896,7 +896,8 @@ function destroy(path: string, known: { inUse?: string; isLinked?: boolean } = {
   try {
     const opened = fstatSync(descriptor);
     const doomed = moveAway(path, opened);
-    if (inUse !== undefined && look(inUse)?.isFile() && readFileSync(inUse).equals(readFileSync(descriptor)))
+    const isSecondName = (name: string): boolean => readFileSync(name).equals(readFileSync(descriptor));
+    if (inUse !== undefined && look(inUse)?.isFile() && ifPossible(() => isSecondName(inUse)))
       return void attempt(`remove ${path}`, () => unlinkSync(doomed ?? path));
     try {
       attempt(`overwrite ${path}, which is left where it is`, () => overwrite(descriptor));

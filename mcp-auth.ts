@@ -1740,10 +1740,11 @@ class IssuerKeys implements Issuer, Refreshed {
     this.#failing = true;
     let [code, cause] = ['unknown', 'unknown'];
     try {
-      const told = error instanceof KeyError;
-      [code, cause] = told ? ['malformed', error.message] : [codeOf(error), codeOf(error)];
+      const isRefusal = error instanceof KeyError;
+      code = isRefusal ? 'malformed' : codeOf(error);
+      cause = isRefusal ? error.message : code;
       // It has answered, and lists no key that could be used: those that it listed before are withdrawn.
-      if (told && error.code === 'unsupported') this.keys = new Map();
+      if (isRefusal && error.code === 'unsupported') this.keys = new Map();
     } catch {
       // a function of the user's may throw what throws when it is looked at
     }

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   chownSync,
   copyFileSync,
   existsSync,
@@ -170,6 +171,18 @@ describe('leftovers', () => {
        };`,
     );
     const { code, stdout } = await loaded(path, ['clean', '--stale']);
+    assert.deepEqual([code, stdout], [0, `Removed:\n  .keys/${name}\n`]);
+    assert.deepEqual([readdirSync(join(path, '.keys')), holdsSecret(path)], [names, ['.keys/mcp-private.json']]);
+  });
+
+  test('are destroyed also beside a key file that this user may not read', { skip: without('setpriv') }, async (t) => {
+    const path = folder(t, keys);
+    const name = leftover(dead);
+    writeFileSync(join(path, '.keys', name), secret);
+    linkSync(join(path, '.keys', name), join(path, 'witness'));
+    chmodSync(join(path, '.keys/mcp-private.json'), 0);
+    const { code, stdout } = await mcpUnder(path, bound, ['clean', '--stale']);
+    chmodSync(join(path, '.keys/mcp-private.json'), 0o600);
     assert.deepEqual([code, stdout], [0, `Removed:\n  .keys/${name}\n`]);
     assert.deepEqual([readdirSync(join(path, '.keys')), holdsSecret(path)], [names, ['.keys/mcp-private.json']]);
   });

@@ -15,6 +15,8 @@ export interface ServerState {
   rsa: number;
   /** µs of the processor's time, of all its threads, since the parent last sent `mark`. */
   cpu: number;
+  /** Since then. */
+  requests: number;
   heap: number;
   resident: number;
   delayP99: number;
@@ -98,15 +100,24 @@ const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
 delay.enable();
 const server = createServer(listener).listen(0, '127.0.0.1', () => process.send?.(server.address()));
 server.maxRequestsPerSocket = 0;
+let requests = 0;
+server.on('request', () => {
+  requests += 1;
+});
 let mark = process.cpuUsage();
 process.on('message', (message) => {
-  if (message === 'mark') return void (mark = process.cpuUsage());
+  if (message === 'mark') {
+    mark = process.cpuUsage();
+    requests = 0;
+    return;
+  }
   const { user, system } = process.cpuUsage(mark);
   globalThis.gc?.();
   const { heapUsed, rss } = process.memoryUsage();
   const state: ServerState = {
     rsa: rsa.started,
     cpu: user + system,
+    requests,
     heap: heapUsed,
     resident: rss,
     delayP99: Math.max(0, delay.percentile(99) / 1e6 - RESOLUTION),

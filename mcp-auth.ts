@@ -397,7 +397,7 @@ async function inLane<T>(task: () => Promise<T>): Promise<T> {
 //   4. isNested       which level the token is of; the other one is refused (RFC 7519 §5.2)
 //   5. parseJws, readClaims, pickIssuer, verifyNested   where issuers are trusted: the issuer by iss, its key by kid,
 //      the signature, without which the claims count for nothing (RFC 7515 §5.2, RFC 8725 §3.8)
-//   6. readClaims, describeToken   types and limits, and the header's copies of iss, sub and aud (RFC 7519 §4.1, §5.3)
+//   6. readClaims, describeToken   types and limits, and the header's copies of claims (RFC 7519 §4.1, §5.3)
 //   7. isCurrent, judgeToken   keys, times and audience: again at every use of a known token (RFC 7519 §4.1.3–6)
 // Verifier calls them in this order; isRevoked, and the claims and scopes that a server requires, come after them.
 // Keys pass importPrivate (RFC 7517, RFC 7518 §6.3) or readVerificationKeys before any of this.

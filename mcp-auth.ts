@@ -2283,12 +2283,13 @@ class NodeHead {
   isRepeated(name: string): boolean {
     const value = this.#headers[name];
     if (Array.isArray(value) && value.length > 1) return true;
-    let count = 0;
-    for (let at = 0; at < this.#rawHeaders.length; at += 2) {
-      const field = this.#rawHeaders[at];
-      if (isString(field) && field.length === name.length && field.toLowerCase() === name) count += 1;
+    const fields = this.#rawHeaders;
+    let alike = 0; // in length: mostly there is one, and nothing to compare
+    for (let at = 0; at < fields.length; at += 2) {
+      const field = fields[at];
+      if (isString(field) && field.length === name.length) alike += 1;
     }
-    return count > 1;
+    return alike > 1 && fields.filter((field, at) => at % 2 === 0 && String(field).toLowerCase() === name).length > 1;
   }
 }
 
@@ -2617,16 +2618,17 @@ class Policy {
   #authenticate(head: Head, started: number, now: number): Decision | Promise<Decision> {
     const field = head.field(this.#tokenHeader) ?? '';
     const last = head.socket && this.#last.get(head.socket);
-    const token = last?.field === field ? last.token : readBearer(field);
+    const returning = last?.field === field ? last : undefined; // once: it compares all of the token
+    const token = returning ? returning.token : readBearer(field);
     if (token === undefined) {
       if (!this.#options.anonymous) throw new AuthError('no_token');
       return this.#accept(head, undefined, started, false);
     }
-    const id = last?.field === field ? last.id : this.#verifier.identify(token);
+    const id = returning ? returning.id : this.#verifier.identify(token);
     const cached = this.#isHeard() && this.#verifier.isKnown(id);
     const admitted = this.#verifier.admit(id, token, this.#audience, now);
     if (admitted instanceof Promise) return admitted.then((known) => this.#accept(head, known, started, cached));
-    if (head.socket && last?.field !== field) this.#last.set(head.socket, { field, token, id });
+    if (head.socket && !returning) this.#last.set(head.socket, { field, token, id });
     return this.#accept(head, admitted, started, cached);
   }
 
@@ -2987,8 +2989,9 @@ function replaceMethods(bound: Bound): Methods {
  */
 function bindContext(target: object, request: RequestContext, watch?: Watch): void {
   const bound: Bound = target;
-  const own = Object.hasOwn(bound, BINDING) ? bound[BINDING] : undefined;
-  const { [BINDING]: inherited }: Bound = Object.getPrototypeOf(bound) ?? {}; // of an object that wraps a request
+  const nearest = bound[BINDING];
+  const own = nearest && Object.hasOwn(bound, BINDING) ? nearest : undefined;
+  const inherited = own ? (Object.getPrototypeOf(bound) as Bound | null)?.[BINDING] : nearest; // of what it wraps
   const binding = own?.methods ? own : new Binding(request, inherited?.methods ?? replaceMethods(bound));
   bound[BINDING] = binding;
   binding.context = request;

@@ -29,5 +29,6 @@ export const sign = (alg: string): Promise<string> =>
 
 export const input: ServerInput = {
   keys: JSON.stringify(privateJwk),
+  token,
   signer: { ...signing.publicKey.export({ format: 'jwk' }), kty: 'RSA' },
 };

@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util';
 
 const help = `usage: npm run bench -- [options]
 
-  --only PART,…   some of the parts: cold, calls, known, overload, startUp, refusals
+  --only PART,…   some of the parts: cold, calls, known, instructions, overload, startUp, refusals
   --old FILE      another build of the library, …/dist/mcp-auth.js: both and a bare server in turns, and nothing else
   --short         seconds instead of minutes; fails for what is counted and never for a time: its times say nothing
   --markdown      print a Markdown table; with --short-table only its eight main rows, for the README

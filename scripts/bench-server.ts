@@ -22,9 +22,10 @@ export interface ServerState {
   delayP99: number;
 }
 
-/** What it is told: the server's keys, and an issuer's secret for the SDK's verifier. */
+/** What it is told: the server's keys, a token for it, and an issuer's secret for the SDK's verifier. */
 export interface ServerInput {
   keys: string;
+  token: string;
   signer: { kty: string };
 }
 

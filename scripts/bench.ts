@@ -7,10 +7,11 @@ import { join } from 'node:path';
 import { root } from '../test/support/support.js';
 import { chart } from './bench-chart.js';
 import { known, overload, versions } from './bench-http.js';
+import { instructions } from './bench-instructions.js';
 import { fromTyped, note, options, type Row, round, rows, short, wrong } from './bench-rows.js';
 import { calls, cold, refusals, startUp } from './bench-tokens.js';
 
-const parts = { cold, calls, known, overload, startUp, refusals };
+const parts = { cold, calls, known, instructions: () => instructions(), overload, startUp, refusals };
 
 async function measure(): Promise<void> {
   const only = options.only?.split(',');

@@ -45,18 +45,16 @@ import {
   constants as files,
   fstatSync,
   openSync,
+  promises,
   readFileSync,
   statfsSync,
 } from 'node:fs';
-import { open } from 'node:fs/promises';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve as absolute } from 'node:path';
-import { nextTick } from 'node:process';
-import { clearInterval, clearTimeout, setInterval, setTimeout } from 'node:timers';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { clearInterval, clearTimeout, setImmediate, setInterval, setTimeout } from 'node:timers';
 import { promisify, TextDecoder } from 'node:util';
 
 // ## Types
@@ -1561,7 +1559,7 @@ class DecryptionKeys implements Refreshed {
 
   /** Whether there was anything new. Requests see the old keys or the new ones. */
   async #reload(path: string): Promise<boolean> {
-    const file = await open(path, OPEN_FLAGS);
+    const file = await promises.open(path, OPEN_FLAGS);
     let jwks: Jwk[];
     let seen: string;
     try {
@@ -1575,7 +1573,7 @@ class DecryptionKeys implements Refreshed {
     }
     const keys: DecryptionKey[] = [];
     for (const [index, jwk] of jwks.entries()) {
-      await nextTurn(); // the checks of a key take milliseconds
+      await new Promise((resolve) => setImmediate(resolve)); // the checks of a key take milliseconds
       keys.push(await this.#import(jwk, printable(jwks.length === 1 ? path : `${path}: key ${index + 1}`)));
     }
     const now = this.#now();
@@ -3116,7 +3114,7 @@ function serve(
   if (!(decision instanceof Promise)) return carryOut(decision);
   bindToNobody(req);
   // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return decision.then((made) => new Promise((resolve) => nextTick(() => resolve(carryOut(made)))));
+  return decision.then((made) => new Promise((resolve) => process.nextTick(() => resolve(carryOut(made)))));
 }
 
 function sendFault(_error: unknown, answer: Answer, req: RequestLike, res: ResponseLike): void {

@@ -2287,7 +2287,9 @@ class NodeHead {
       const field = fields[at];
       if (isString(field) && field.length === name.length) alike += 1;
     }
-    return alike > 1 && fields.filter((field, at) => at % 2 === 0 && String(field).toLowerCase() === name).length > 1;
+    if (alike < 2) return false;
+    const same = fields.filter((field, at) => at % 2 === 0 && isString(field) && field.toLowerCase() === name);
+    return same.length > 1;
   }
 }
 
@@ -3113,8 +3115,8 @@ function serve(
   }
   if (!(decision instanceof Promise)) return carryOut(decision);
   bindToNobody(req);
-  // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return decision.then((made) => new Promise((resolve) => process.nextTick(() => resolve(carryOut(made)))));
+  // From a turn of its own the handler throws as it would without a promise around it: as an uncaught exception.
+  return decision.then((made) => new Promise((resolve) => setImmediate(() => resolve(carryOut(made)))));
 }
 
 function sendFault(_error: unknown, answer: Answer, req: RequestLike, res: ResponseLike): void {

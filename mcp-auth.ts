@@ -54,6 +54,7 @@ import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve as absolute } from 'node:path';
+import { nextTick } from 'node:process';
 import { clearInterval, clearTimeout, setImmediate, setInterval, setTimeout } from 'node:timers';
 import { promisify, TextDecoder } from 'node:util';
 
@@ -3115,8 +3116,8 @@ function serve(
   }
   if (!(decision instanceof Promise)) return carryOut(decision);
   bindToNobody(req);
-  // From a turn of its own the handler throws as it would without a promise around it: as an uncaught exception.
-  return decision.then((made) => new Promise((resolve) => setImmediate(() => resolve(carryOut(made)))));
+  // From a tick of its own the handler throws as it would without a promise around it: as an uncaught exception.
+  return decision.then((made) => new Promise((resolve) => nextTick(() => resolve(carryOut(made)))));
 }
 
 function sendFault(_error: unknown, answer: Answer, req: RequestLike, res: ResponseLike): void {

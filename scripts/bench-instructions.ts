@@ -11,7 +11,8 @@ import { expect, note, round, rows } from './bench-rows.js';
 const [FEWER, MORE] = [20_000, 50_000];
 const VALGRIND = ['--tool=cachegrind', '--cache-sim=no', '--cachegrind-out-file=/dev/null', '--smc-check=all-non-file'];
 // One thread, or compiling and collecting count differently each time; under Maglev, valgrind does not end on Node 24.
-const NODE = [process.execPath, '--single-threaded', '--no-maglev', '--min-semi-space-size=16', '--no-warnings'];
+const V8 = ['--single-threaded', '--no-maglev', '--hash-seed=1', '--min-semi-space-size=16'];
+const NODE = [process.execPath, ...V8, '--no-warnings'];
 
 async function countRun(name: string, requests: number, library: string | undefined): Promise<number> {
   const program = [join(root, 'build/scripts/bench-pipe.js'), name, String(requests)];
@@ -42,5 +43,6 @@ export async function instructions(old?: string): Promise<void> {
     expect(`${what}, beside ${against}, at most ${atMost}`, met, true);
   };
   row('bare', bare, 1.5);
-  if (old !== undefined) row('the old build', await perRequest('ours', old), 1);
+  // What V8 inlines differs from build to build, and with it one or two percent.
+  if (old !== undefined) row('the old build', await perRequest('ours', old), 1.02);
 }

@@ -330,7 +330,7 @@ describe('a signature', () => {
     [
       'standard base64',
       () => {
-        // Other claims each time: where ECDSA is deterministic (RFC 6979), as on Deno, it would be one signature for ever.
+        // Other claims each time: where ECDSA is deterministic (RFC 6979), as on Deno, one text has one signature.
         for (let jti = 0; ; jti++) {
           const text = jws(es256, {}, { ...CLAIMS, jti: String(jti) });
           if (/[-_]/.test(text.split('.')[2] ?? ''))

@@ -45,10 +45,10 @@ import {
   constants as files,
   fstatSync,
   openSync,
-  promises,
   readFileSync,
   statfsSync,
 } from 'node:fs';
+import { open } from 'node:fs/promises';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { isIP } from 'node:net';
@@ -1560,7 +1560,7 @@ class DecryptionKeys implements Refreshed {
 
   /** Whether there was anything new. Requests see the old keys or the new ones. */
   async #reload(path: string): Promise<boolean> {
-    const file = await promises.open(path, OPEN_FLAGS);
+    const file = await open(path, OPEN_FLAGS);
     let jwks: Jwk[];
     let seen: string;
     try {
